@@ -1,0 +1,142 @@
+"""`oxid serve`: the host as a process: options, first account, log, signals, ready and stopped lines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from oxid.cli.apps import Offer, load, offer_of
+from oxid.cli.logs import start_logging
+from oxid.cli.output import progress
+from oxid.cli.parameters import ADDRESS, PERIOD, PORT_RANGE, log_level_option, state_option
+from oxid.cli.program import VERBOSE, complain
+from oxid.config import HostOptions, host_options
+from oxid.errors import ConfigurationError
+from oxid.ledger import Ledger
+
+STOP_WITHIN_S: Final = 10.0
+"""A host that was told to stop has ended after this long, whatever its callers do."""
+
+PATH: Final = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("apps", nargs=-1, metavar="[APP]...")
+@click.option(
+    "--config", type=PATH, envvar="OXID_CONFIG", help="TOML file with a [host] table of these options."
+)
+@state_option
+@click.option("--rpc", multiple=True, type=ADDRESS, help="Where clients find us (127.0.0.1:135); repeatable.")
+@click.option("--exporter-ports", type=PORT_RANGE, help="Ports for the objects (any free one).")
+@click.option(
+    "--advertise", multiple=True, metavar="NAME", help="Name or address told to clients; repeatable."
+)
+@click.option("--ping-period", type=PERIOD, help="Scales the lifetimes of objects (120).")
+@click.option("--keytab", type=PATH, help="Kerberos keys of this host.")
+@log_level_option
+@click.option("--log-json", is_flag=True, default=None, help="Log JSON.")
+@click.option("--log-file", type=PATH, help="Log there instead of to stderr.")
+@click.option(
+    "--insecure-anonymous", is_flag=True, default=None, help="Let anybody activate and call: for labs."
+)
+@click.pass_context
+def serve(context: click.Context, /, apps: tuple[str, ...], config: Path | None, **given: Any) -> None:
+    """Run the host. APP is a Python file or package.module with classes; without any, the samples."""
+    command_line = {name.replace("_", "-"): value for name, value in given.items()}
+    verbose = context.find_root().meta.get(VERBOSE, 0)
+
+    def read_options() -> HostOptions:
+        return host_options(command_line, environ=os.environ, file=config)
+
+    options = read_options()
+    options = replace(options, state=options.state.absolute())
+    start_logging(options, verbose=verbose)
+    prepare_state(options)
+    with progress("starting"):
+        offered = [offer_of(load(app), app) for app in apps]
+
+    def reread() -> HostOptions:
+        fresh = read_options()
+        start_logging(fresh, verbose=verbose)
+        return fresh
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        context.exit(runner.run(host_process(options, offered, reread)))
+
+
+async def host_process(options: HostOptions, offered: list[Offer], reread: Callable[[], HostOptions]) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Without an offer it is the samples."""
+    from oxid.host import Host
+    from oxid.world import World
+
+    world = World.real()
+    loop = asyncio.get_running_loop()
+    told: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, told.put_nowait, number)
+    classes = [found for offer in offered for found in offer.classes]
+    interfaces = [found for offer in offered for found in offer.interfaces]
+    async with Host(options, world, classes=classes, interfaces=interfaces) as host:
+        click.echo(" ".join(["ready", *(f"{key}={value}" for key, value in host.ready)]))
+        while await told.get() == signal.SIGHUP:
+            try:
+                host.reload(reread())
+            except ConfigurationError as error:
+                complain(f"the old configuration stays: {error}")
+        give_up = loop.call_later(STOP_WITHIN_S - 0.5, stop_hard, world.ledger)
+    give_up.cancel()
+    click.echo(stopped_line(world.ledger))
+    return 1 if any(world.ledger.live().values()) else 0
+
+
+def stopped_line(ledger: Ledger) -> str:
+    """`stopped live=0`, or what is still live."""
+    live = {kind: count for kind, count in ledger.live().items() if count}
+    return " ".join(
+        [f"stopped live={sum(live.values())}", *(f"{kind}={count}" for kind, count in live.items())]
+    )
+
+
+def stop_hard(ledger: Ledger) -> None:
+    """End the process when something does not let itself be stopped."""
+    click.echo(stopped_line(ledger))
+    complain("the host could not be stopped in time: a handler does not end")
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed, else asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def prepare_state(options: HostOptions) -> None:
+    """Make the state directory; where it is new, also the first administrator. Raises ConfigurationError."""
+    from oxid.auth.account_file import FileAccountStore
+
+    try:
+        options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        text = f"cannot make the state directory {options.state}: {error.strerror}; name another with --state"
+        raise ConfigurationError(text) from error
+    if options.accounts_file.exists():
+        return
+    password = os.environ.get("OXID_ADMIN_PASSWORD")
+    FileAccountStore(options.accounts_file).add(
+        "admin", password or (made := secrets.token_urlsafe(12)), admin=True
+    )
+    if not password:
+        click.echo(f"oxid: first start: account admin with password {made} (shown only now)", err=True)

@@ -1,0 +1,39 @@
+"""`oxid status`: live counts of a running host, asked over its control socket."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from oxid.cli.output import emit, json_option, progress
+from oxid.cli.parameters import state_option
+from oxid.config import state_directory
+from oxid.errors import TransportError
+
+
+@click.command()
+@state_option
+@json_option
+def status(state: Path | None, as_json: bool) -> None:
+    """Show how many of each kind of resource a running host holds; the question itself is not counted."""
+    from oxid.runtime.control import ask
+
+    state = state or state_directory(os.environ)
+    try:
+        with progress("asking the host"):
+            counts = ask(state / "control", "status")
+    except TransportError as error:
+        error.remedy = f"start one with oxid serve --state {state}, or name the --state of one that runs"
+        raise
+    emit(counts, _table(counts), as_json=as_json)
+
+
+def _table(counts: dict[str, dict[str, int]]) -> list[str]:
+    lines = [f"{'kind':<20} {'live':>8} {'peak':>8} {'total':>10}"]
+    for kind, live in counts["live"].items():
+        peak, total = counts["peak"].get(kind, 0), counts["total"].get(kind, 0)
+        if total:
+            lines.append(f"{kind:<20} {live:>8} {peak:>8} {total:>10}")
+    return lines if len(lines) > 1 else ["nothing has happened yet"]

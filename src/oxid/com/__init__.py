@@ -1,0 +1,1 @@
+"""The object runtime: references, exporter, proxies, activation."""

@@ -1,0 +1,82 @@
+"""Making objects of the host's classes: class objects, instances, and the references to them. [MS-DCOM] 3.1.2.5.2"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+from uuid import UUID
+
+from oxid.com.coclass import ClassTable, CoClass
+from oxid.com.exporter import Exporter, interface_of
+from oxid.com.interface_pointers import TypedPointer
+from oxid.errors import error_for, hresult
+from oxid.interfaces.class_factory import IClassFactory
+from oxid.rpc.interface import InterfaceSpec
+from oxid.values import status as s
+from oxid.values.status import HResult
+
+log = logging.getLogger("oxid.com.activation")
+
+MAX_LOCKS: Final = 0x7FFF_FFFF
+
+
+class ClassFactory(IClassFactory):
+    """A class object: makes instances of one class. [MS-DCOM] 3.2.4.1.3"""
+
+    def __init__(self, described: CoClass) -> None:
+        self._described = described
+        self.locks = 0
+
+    def create_instance(self, iid: UUID) -> TypedPointer:  # type: ignore[override]  # plain: nothing in it waits
+        """A new object, as its interface `iid`. Raises NoSuchInterface without making one."""
+        target = self._described.factory()
+        spec = interface_of(target, iid)
+        if spec is None:
+            raise hresult(s.E_NOINTERFACE)
+        return TypedPointer(target, spec)
+
+    def lock_server(self, lock: bool) -> None:  # type: ignore[override]  # as above
+        """Count the clients that want the server kept; this host runs until it is stopped in any case."""
+        self.locks = min(self.locks + 1, MAX_LOCKS) if lock else max(self.locks - 1, 0)
+
+
+class ClassObjects:
+    """Makes what activations ask for, in one exporter."""
+
+    def __init__(self, exporter: Exporter, classes: ClassTable) -> None:
+        self._exporter = exporter
+        self._classes = classes
+        self._factories: dict[UUID, ClassFactory] = {}
+
+    def instance(self, clsid: UUID) -> Any:
+        """A new object. Raises ClassNotRegistered."""
+        return self._find(clsid).factory()
+
+    def class_object(self, clsid: UUID) -> ClassFactory:
+        """The class object; one per class while any client holds it. Raises ClassNotRegistered."""
+        described = self._find(clsid)
+        factory = self._factories.get(clsid)
+        if factory is None:
+            factory = self._factories[clsid] = ClassFactory(described)
+        return factory
+
+    def references(self, target: Any, iids: tuple[UUID, ...]) -> list[tuple[UUID, int, bytes | None]]:
+        """(IID, HRESULT, OBJREF) for each interface; where all failed, `target` is not exported."""
+        specs: list[InterfaceSpec | None] = [interface_of(target, iid) for iid in iids]
+        if not any(specs):
+            return [(iid, s.E_NOINTERFACE, None) for iid in iids]
+        exported = self._exporter.export(target)
+        results: list[tuple[UUID, int, bytes | None]] = []
+        for iid, spec in zip(iids, specs, strict=True):
+            if spec is None:
+                results.append((iid, s.E_NOINTERFACE, None))
+            else:
+                pointer = self._exporter.pointer(exported, spec)
+                results.append((iid, s.S_OK, self._exporter.objref(pointer).encode()))
+        return results
+
+    def _find(self, clsid: UUID) -> CoClass:
+        described = self._classes.find(clsid)
+        if described is None:
+            raise error_for(HResult(s.REGDB_E_CLASSNOTREG), f"class {{{clsid}}} is not served here")
+        return described

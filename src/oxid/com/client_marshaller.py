@@ -1,0 +1,105 @@
+"""Interface pointers of one outgoing call: what it passes on, what it brings back. [MS-DCOM] 3.2.4.3, 3.2.4.1.2"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from oxid.com.proxy import Proxy
+from oxid.com.references import RemotePointer
+from oxid.errors import LocalProtocolError, NotSupported
+from oxid.ndr.codec import OperationCodec
+from oxid.rpc.interface import spec_of
+
+if TYPE_CHECKING:
+    from oxid.com.exporter import Exporter
+    from oxid.com.machine import Machine
+
+
+class _NeedsReferences(Exception):
+    """A proxy has no reference to spare: more must be fetched before it can be passed on."""
+
+    def __init__(self, pointer: RemotePointer) -> None:
+        self.pointer = pointer
+
+
+class ClientMarshaller:
+    """Owns the references of one call until the call has taken them."""
+
+    def __init__(self, machine: Machine, exporter: Exporter | None) -> None:
+        self._machine = machine
+        self._exporter = exporter
+        self._passed_on: list[RemotePointer] = []
+        self._granted: list[tuple[Any, int]] = []
+        self._imported: list[Proxy] = []
+
+    async def encode(self, codec: OperationCodec, head: bytes, arguments: tuple[Any, ...]) -> bytearray:
+        """The request, in a new buffer that begins with `head`."""
+        while True:
+            out = bytearray(head)
+            try:
+                codec.encode_request(out, self, *arguments)
+            except _NeedsReferences as wanted:
+                self.take_back()
+                channel = self._machine._channel(wanted.pointer.object.exporter.oxid)
+                await channel.add_refs(wanted.pointer)
+                continue
+            except BaseException:
+                self.take_back()
+                raise
+            return out
+
+    def marshal(self, target: Any, declared: type[Any] | None) -> bytes:
+        if isinstance(target, Proxy):
+            pointer = target._pointer
+            if pointer is None or target._released:
+                raise LocalProtocolError(f"{target!r} cannot be passed on: it is released")
+            if pointer.refs < 2:
+                raise _NeedsReferences(pointer)
+            pointer.refs -= 1
+            self._passed_on.append(pointer)
+            return pointer.objref(1)
+        if self._exporter is None:
+            raise NotSupported(
+                f"{type(target).__name__} is no proxy: to pass objects of this process, serve them with oxid.host.Host "
+                "and connect with host.connect()"
+            )
+        if declared is None:
+            raise NotSupported("a parameter without a declared interface takes proxies only")
+        exported = self._exporter.export(target)
+        spec = spec_of(declared)
+        found = self._exporter.query(exported, spec.uuid) or self._exporter.pointer(exported, spec)
+        reference = self._exporter.objref(found)
+        self._granted.append((found, reference.std.public_refs))
+        return reference.encode()
+
+    def unmarshal(self, objref: bytes, declared: type[Any] | None) -> Any:
+        if self._exporter is not None:
+            own = self._exporter.local(objref)
+            if own is not None:
+                pointer, refs = own
+                self._exporter.table.release_refs(pointer, refs)
+                return pointer.exported.target
+        proxy = self._machine.proxy(objref, declared)
+        self._imported.append(proxy)
+        return proxy
+
+    async def adopt(self) -> None:
+        """The call succeeded: make what it brought usable."""
+        await self._machine.adopt(self._imported)
+
+    def take_back(self) -> None:
+        """The peer has not seen the request: its references are ours again."""
+        for pointer in self._passed_on:
+            pointer.refs += 1
+        self._passed_on.clear()
+        if self._exporter is not None:
+            for granted, refs in self._granted:
+                self._exporter.table.release_refs(granted, refs)
+        self._granted.clear()
+
+    def drop_imported(self) -> None:
+        """The reply was wrong as a whole: let go what it brought so far."""
+        for proxy in self._imported:
+            proxy._let_go()
+            self._machine.spawn(proxy._channel.send_releases())
+        self._imported.clear()

@@ -1,0 +1,87 @@
+"""Asking another machine's endpoint mapper. [C706] appendix O, [MS-RPCE] 3.3.2.1.1"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from oxid.com.options import UNAUTHENTICATED
+from oxid.errors import ServerUnavailable, StatusError, error_for
+from oxid.interfaces.endpoint_map import IEndpointMap, TowerIdl
+from oxid.ndr.types import NULL_HANDLE
+from oxid.rpc.interface import InterfaceSpec
+from oxid.rpc.tower import Tower
+from oxid.values import status as s
+from oxid.values.bindings import StringBinding
+from oxid.values.status import RpcStatus, Win32
+
+if TYPE_CHECKING:
+    from oxid.com.machine import Machine
+
+_NIL = UUID(int=0)
+_PIECE = 500
+_VERSION_ALL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One registration of an endpoint mapper."""
+
+    interface: UUID
+    version: tuple[int, int]
+    binding: StringBinding
+    object: UUID
+    annotation: str
+
+
+async def list_endpoints(machine: Machine) -> list[Endpoint]:
+    """Every registration, in the mapper's order. Raises StatusError, TransportError, TimeoutError."""
+    mapper = await _mapper(machine)
+    found: list[Endpoint] = []
+    handle = NULL_HANDLE
+    while True:
+        reply = await mapper.lookup(0, None, None, _VERSION_ALL, handle, _PIECE)
+        for entry in reply.entries:
+            if entry.tower is not None:
+                tower = Tower.decode(entry.tower.octets)
+                found.append(
+                    Endpoint(tower.interface, tower.version, tower.binding(), entry.object, entry.annotation)
+                )
+        handle = reply.entry_handle
+        if reply.status not in (0, s.EPT_S_NOT_REGISTERED_DCE):
+            raise error_for(RpcStatus(reply.status), "ept_lookup")
+        if handle == NULL_HANDLE:
+            return found
+
+
+async def map_interface(machine: Machine, uuid: UUID, version: tuple[int, int]) -> list[StringBinding]:
+    """Where an interface listens over TCP; empty where the mapper knows no such interface."""
+    mapper = await _mapper(machine)
+    wanted = TowerIdl(Tower.of(uuid, version).encode())
+    reply = await mapper.map(_NIL, wanted, NULL_HANDLE, 16)
+    if reply.entry_handle != NULL_HANDLE:
+        await mapper.lookup_handle_free(reply.entry_handle)
+    if reply.status == s.EPT_S_NOT_REGISTERED_DCE:
+        return []
+    if reply.status:
+        raise error_for(RpcStatus(reply.status), "ept_map")
+    return [Tower.decode(tower.octets).binding() for tower in reply.towers if tower is not None]
+
+
+async def map_endpoint(machine: Machine, spec: InterfaceSpec) -> int:
+    """The TCP port of an interface. Raises StatusError EPT_S_NOT_REGISTERED."""
+    bindings = await map_interface(machine, spec.uuid, spec.version)
+    ports = [int(b.endpoint) for b in bindings if b.protseq == "ncacn_ip_tcp" and b.endpoint.isdigit()]
+    if not ports:
+        error: StatusError = ServerUnavailable(
+            Win32(s.EPT_S_NOT_REGISTERED), f"{spec.name} {spec.uuid} is not registered on {machine.host}"
+        )
+        error.remedy = "check that the server offering this interface runs there (`oxid epm list`)"
+        raise error
+    return ports[0]
+
+
+async def _mapper(machine: Machine) -> IEndpointMap:
+    connection = await machine.pool.connection(machine.host, machine.options.port, UNAUTHENTICATED)
+    return await connection.proxy(IEndpointMap)

@@ -1,0 +1,478 @@
+"""An object exporter: takes ORPC calls in, finds the object, answers. [MS-DCOM] 3.1.1
+
+    exporter = Exporter(world, resolver_bindings=..., new_oid=..., on_dropped=..., on_marshalled=...)
+    server.register(spec, exporter.handle) for every interface that `exporter.on_interface` names
+    exporter.marshal(target, spec)          an OBJREF with five references, for an answer or a parameter
+
+`handle` is on the path of every call: see the house plan on the hot path. A plain method is called and answered
+inside it; an `async def` or blocking one, or a call that brought proxies along, becomes a coroutine.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NamedTuple, Protocol
+from uuid import UUID
+
+from oxid.com.call_errors import answer_for
+from oxid.com.coclass import CoClass
+from oxid.com.interface_pointers import TypedPointer, carries_pointers
+from oxid.com.objref import ExtendedObjRef, HandlerObjRef, StandardObjRef, StdObjRef, decode_objref
+from oxid.com.orpc import EMPTY_ORPCTHAT, check_orpcthis, error_extent, invalid_header, write_orpcthat
+from oxid.com.reference_table import ExportedObject, InterfacePointer, ReferenceTable
+from oxid.errors import BadStubData, ErrorInfo, NotSupported, OxidError, fault, hresult
+from oxid.interfaces.error_info import ISupportErrorInfo
+from oxid.interfaces.unknown import IUnknown
+from oxid.ndr.syntax import Syntax
+from oxid.rpc.calls import ServerCall
+from oxid.rpc.interface import InterfaceSpec, is_interface, spec_of
+from oxid.runtime.dispatch import PLAIN, THREAD, Threads, kind_of, set_current_call
+from oxid.values import status as s
+from oxid.values.bindings import DualStringArray
+from oxid.world import World
+
+log = logging.getLogger("oxid.com.exporter")
+
+MARSHAL_REFS: Final = 5
+"""References given with a marshalled pointer, so that its holder can pass some on without asking.
+[MS-DCOM] 3.1.1.5.1 recommends five."""
+
+INTEGRITY: Final = 5
+_HEAD: Final = bytes(24) + EMPTY_ORPCTHAT
+"""Room for the response header, and an ORPCTHAT without extensions."""
+
+
+class Row(NamedTuple):
+    """One operation of one class: everything a call needs, looked up once."""
+
+    decode: Callable[..., tuple[Any, ...]]
+    function: Callable[..., Any]
+    encode: Callable[..., None]
+    encode_failure: Callable[..., None]
+    kind: int
+    pointers: bool
+    """Interface pointers travel with it, so encoding and decoding need a marshaller."""
+    method: str
+
+
+class Importer(Protocol):
+    """Makes proxies of references to objects elsewhere; the host's client side."""
+
+    async def adopt(self, proxies: list[Any]) -> None:
+        """Prepare the proxies of one call: pings begin, missing references are fetched."""
+        ...
+
+    def proxy(self, objref: bytes, declared: type[Any] | None) -> Any: ...
+
+    def marshal(self, proxy: Any) -> bytes | None:
+        """The OBJREF of a proxy, or None for an object that is not one."""
+        ...
+
+    async def dismiss(self, proxies: list[Any]) -> None:
+        """The call is over: release the proxies it did not keep."""
+        ...
+
+
+class Exporter:
+    """All objects that one process offers under one OXID."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        oxid: int,
+        new_oid: Callable[[bool], int],
+        on_dropped: Callable[[int, str], None],
+        on_marshalled: Callable[[int], None],
+        on_interface: Callable[[InterfaceSpec], None],
+        resolver_bindings: Callable[[], DualStringArray],
+        allow_anonymous: bool = False,
+        minimum_level: int = INTEGRITY,
+        importer: Importer | None = None,
+        threads: Threads,
+    ) -> None:
+        """`new_oid`, `on_dropped` and `on_marshalled` speak to the resolver; `on_interface` makes the RPC server
+        listen on an interface, before the first pointer to it can leave; `resolver_bindings` go into OBJREFs."""
+        self.world = world
+        self.oxid = oxid
+        self._on_dropped = on_dropped
+        self._on_marshalled = on_marshalled
+        self._on_interface = on_interface
+        self._resolver_bindings = resolver_bindings
+        self._allow_anonymous = allow_anonymous
+        self._minimum_level = minimum_level
+        self.importer = importer
+        self._threads = threads
+        self._now = world.clock.now
+        self._rows: dict[tuple[type[Any], UUID, bool], tuple[Row | None, ...]] = {}
+        self._known: set[UUID] = set()
+        self.table = ReferenceTable(world, new_oid, self._rows_le, self._dropped)
+        self._by_ipid = self.table.by_ipid
+        self._closed = False
+        world.ledger.exporter.enter()
+
+    # -- marshalling ---------------------------------------------------------------------------------------
+
+    def export(self, target: Any, *, pinned: bool = False) -> ExportedObject:
+        return self.table.export(target, pinned=pinned)
+
+    def pointer(self, exported: ExportedObject, spec: InterfaceSpec) -> InterfacePointer:
+        """The interface pointer for `spec`, with the RPC server listening on the interface."""
+        if spec.uuid not in self._known:
+            self._known.add(spec.uuid)
+            self._on_interface(spec)
+        return self.table.pointer(exported, spec)
+
+    def query(self, exported: ExportedObject, iid: UUID) -> InterfacePointer | None:
+        """QueryInterface on an exported object: None for E_NOINTERFACE."""
+        found = exported.pointers.get(iid)
+        if found is not None:
+            return found
+        spec = interface_of(exported.target, iid)
+        return self.pointer(exported, spec) if spec is not None else None
+
+    def marshal(self, target: Any, spec: InterfaceSpec, refs: int = MARSHAL_REFS) -> bytes:
+        """An OBJREF for one interface of `target`, carrying `refs` public references."""
+        exported = self.table.export(target)
+        found = interface_of(target, spec.uuid) or spec
+        pointer = self.pointer(exported, found)
+        return self.objref(pointer, refs).encode()
+
+    def objref(self, pointer: InterfacePointer, refs: int = MARSHAL_REFS) -> StandardObjRef:
+        """Grant `refs` references and describe them."""
+        if not self.table.add_refs(pointer, refs):
+            raise hresult(s.E_OUTOFMEMORY, "the object has too many references")
+        exported = pointer.exported
+        self._on_marshalled(exported.oid)
+        return StandardObjRef(
+            pointer.spec.uuid,
+            StdObjRef(0, refs, self.oxid, exported.oid, UUID(bytes_le=pointer.ipid)),
+            self._resolver_bindings(),
+        )
+
+    def local(self, objref: bytes) -> tuple[InterfacePointer, int] | None:
+        """The pointer an OBJREF means, with the references it brings, if it is one of ours; None if it is
+        another exporter's. Raises ObjectGone for one of ours that is no longer there."""
+        reference = decode_objref(objref)
+        if not isinstance(reference, StandardObjRef | HandlerObjRef | ExtendedObjRef):
+            return None
+        if reference.std.oxid != self.oxid:
+            return None
+        pointer = self._by_ipid.get(reference.std.ipid.bytes_le)
+        if pointer is None or pointer.exported.oid != reference.std.oid:
+            raise hresult(s.RPC_E_DISCONNECTED, "the object of this reference is gone")
+        return pointer, reference.std.public_refs
+
+    # -- calls ---------------------------------------------------------------------------------------------
+
+    def handle(self, call: ServerCall) -> bytearray | Coroutine[Any, Any, bytearray]:
+        """Answer one ORPC request, in the order of [MS-DCOM] 3.1.1.5.4."""
+        stub = call.stub
+        big_endian = call.syntax is not Syntax.NDR20_LE
+        at, _cid, _version, flags = check_orpcthis(stub, big_endian)
+        security = call.security
+        if security is None or security.level < self._minimum_level or security.anonymous:
+            self._check_access(call)
+        if flags:
+            raise invalid_header()
+        pointer = self._by_ipid.get(call.object or b"")
+        if pointer is None:
+            raise fault(s.RPC_E_DISCONNECTED, "no object has this IPID", executed=False)
+        if call.interface is not pointer.spec and not _is_base(call.interface, pointer.spec):
+            raise fault(s.RPC_E_INVALID_IPID, "the IPID is of another interface", executed=False)
+        exported = pointer.exported
+        rows = self._rows_be(type(exported.target), pointer.spec) if big_endian else pointer.operations
+        opnum = call.opnum
+        row: Row | None = rows[opnum] if opnum < len(rows) else None
+        if row is None:
+            raise fault(s.NCA_S_OP_RNG_ERROR, executed=False)
+        if row.kind or row.pointers:
+            return self._handle_slowly(call, exported, row, at)
+        arguments = row.decode(stub, at, None)
+        exported.last_call = self._now()
+        out = bytearray(_HEAD)
+        set_current_call(call)
+        try:
+            result = row.function(exported.target, *arguments)
+            row.encode(out, None, arguments, result)
+        except Exception as error:  # the edge that must survive whatever an object does
+            return self._failure(row, exported, arguments, error)
+        finally:
+            set_current_call(None)
+        return out
+
+    def _handle_slowly(
+        self, call: ServerCall, exported: ExportedObject, row: Row, at: int
+    ) -> bytearray | Coroutine[Any, Any, bytearray]:
+        marshaller = CallMarshaller(self)
+        arguments = row.decode(call.stub, at, marshaller)
+        exported.calls += 1
+        if row.kind == PLAIN and not marshaller.imported:
+            set_current_call(call)
+            try:
+                return self._finish(row, exported, marshaller, arguments, row.function, exported.target)
+            finally:
+                set_current_call(None)
+                self._call_ended(exported)
+        return self._run(call, row, exported, marshaller, arguments)
+
+    async def _run(
+        self,
+        call: ServerCall,
+        row: Row,
+        exported: ExportedObject,
+        marshaller: CallMarshaller,
+        arguments: tuple[Any, ...],
+    ) -> bytearray:
+        try:
+            try:
+                if marshaller.imported and self.importer is not None:
+                    await self.importer.adopt(marshaller.imported)
+                set_current_call(call)
+                if row.kind == THREAD:
+                    result = await self._threads.run(lambda: row.function(exported.target, *arguments))
+                else:
+                    result = row.function(exported.target, *arguments)
+                    if row.kind != PLAIN:
+                        result = await result
+            except Exception as error:  # the edge that must survive whatever an object does
+                return self._failure(row, exported, arguments, error)
+            return self._finish(row, exported, marshaller, arguments, _given, result)
+        finally:
+            self._call_ended(exported)
+            if marshaller.imported and self.importer is not None:
+                await self.importer.dismiss(marshaller.imported)
+
+    def _finish(
+        self,
+        row: Row,
+        exported: ExportedObject,
+        marshaller: CallMarshaller,
+        arguments: tuple[Any, ...],
+        function: Callable[..., Any],
+        first: Any,
+    ) -> bytearray:
+        out = bytearray(_HEAD)
+        try:
+            result = first if function is _given else function(first, *arguments)
+            row.encode(out, marshaller, arguments, result)
+        except Exception as error:  # as above
+            marshaller.take_back()
+            return self._failure(row, exported, arguments, error)
+        return out
+
+    def _failure(
+        self,
+        row: Row,
+        exported: ExportedObject,
+        arguments: tuple[Any, ...],
+        error: Exception,
+    ) -> bytearray:
+        """A response, not a fault: the HRESULT last, scalars zero, pointers NULL."""
+        code, info = answer_for(error, exported.target, row.method)
+        out = bytearray(24)
+        write_orpcthat(out, _extents(info))
+        row.encode_failure(out, arguments, code)
+        return out
+
+    def _call_ended(self, exported: ExportedObject) -> None:
+        exported.calls -= 1
+        exported.last_call = self._now()
+
+    def _check_access(self, call: ServerCall) -> None:
+        """Refuse callers below the minimum level, and anonymous ones, unless the host lets anybody in."""
+        security = call.security
+        anonymous = security is None or security.anonymous
+        if anonymous and self._allow_anonymous:
+            return
+        level = security.level if security is not None else 1
+        remote_unknown = call.interface.name.startswith("IRemUnknown")
+        who = "an anonymous caller" if anonymous else f"{security.principal} at level {level}"  # type: ignore[union-attr]
+        log.warning(
+            "refused %s: %s.%d needs an authenticated caller at level %d or higher",
+            who,
+            call.interface.name,
+            call.opnum,
+            self._minimum_level,
+        )
+        code = s.E_ACCESSDENIED if remote_unknown else s.ERROR_ACCESS_DENIED
+        raise fault(code, f"{who} may not call objects", executed=False)
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def _dropped(self, exported: ExportedObject, reason: str) -> None:
+        self._on_dropped(exported.oid, reason)
+        ended = getattr(exported.target, "final_release", None)
+        if ended is not None:
+            try:
+                ended()
+            except Exception:  # an object's own farewell must not stop the release of others
+                log.exception("%s.final_release failed", type(exported.target).__name__)
+
+    def close(self) -> None:
+        """Drop every object; may be called twice."""
+        if not self._closed:
+            self._closed = True
+            self.table.clear("the exporter closes")
+            self.world.ledger.exporter.leave()
+
+    # -- dispatch rows -------------------------------------------------------------------------------------
+
+    def _rows_le(self, cls: type[Any], spec: InterfaceSpec) -> tuple[Row | None, ...]:
+        return self._rows_for(cls, spec, False)
+
+    def _rows_be(self, cls: type[Any], spec: InterfaceSpec) -> tuple[Row | None, ...]:
+        return self._rows_for(cls, spec, True)
+
+    def _rows_for(self, cls: type[Any], spec: InterfaceSpec, big_endian: bool) -> tuple[Row | None, ...]:
+        key = (cls, spec.uuid, big_endian)
+        rows = self._rows.get(key)
+        if rows is None:
+            rows = self._rows[key] = rows_of(cls, spec, Syntax.NDR20_BE if big_endian else Syntax.NDR20_LE)
+        return rows
+
+    def __repr__(self) -> str:
+        return f"<Exporter {self.oxid:016x} {self.table!r}>"
+
+
+class CallMarshaller:
+    """Interface pointers of one call: which references it granted, which proxies it made."""
+
+    __slots__ = ("_exporter", "_granted", "imported")
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
+        self._granted: list[tuple[InterfacePointer, int]] = []
+        self.imported: list[Any] = []
+
+    def marshal(self, target: Any, declared: type[Any] | None) -> bytes:
+        importer = self._exporter.importer
+        if importer is not None:
+            passed_on = importer.marshal(target)
+            if passed_on is not None:
+                return passed_on
+        if isinstance(target, TypedPointer):
+            target, spec = target.target, target.spec
+        elif declared is not None:
+            spec = spec_of(declared)
+        else:
+            raise NotSupported(
+                "return TypedPointer(object, spec) where another parameter names the interface"
+            )
+        exported = self._exporter.export(target)
+        pointer = self._exporter.query(exported, spec.uuid) or self._exporter.pointer(exported, spec)
+        reference = self._exporter.objref(pointer)
+        self._granted.append((pointer, MARSHAL_REFS))
+        return reference.encode()
+
+    def unmarshal(self, objref: bytes, declared: type[Any] | None) -> Any:
+        own = self._exporter.local(objref)
+        if own is not None:
+            pointer, refs = own
+            target = pointer.exported.target
+            # The caller handed these references over with the parameter; here they would keep the object for
+            # nobody, since the method now has the object itself.
+            self._exporter.table.release_refs(pointer, refs)
+            return target
+        if self._exporter.importer is None:
+            raise BadStubData("this exporter takes no references to objects elsewhere")
+        proxy = self._exporter.importer.proxy(objref, declared)
+        self.imported.append(proxy)
+        return proxy
+
+    def take_back(self) -> None:
+        """The answer will not be sent: the references granted for it go back."""
+        for pointer, refs in self._granted:
+            self._exporter.table.release_refs(pointer, refs)
+        self._granted.clear()
+
+
+def interfaces_of(target: Any) -> tuple[InterfaceSpec, ...]:
+    """The interfaces an object has: of its `@coclass`, of its `implements`, or those its class derives from."""
+    cls = type(target)
+    described: CoClass | None = getattr(cls, "__oxid_coclass__", None)
+    if described is not None:
+        return described.interfaces
+    return tuple(spec_of(base) for base in cls.__mro__ if is_interface(base) and base is not IUnknown)
+
+
+def interface_of(target: Any, iid: UUID) -> InterfaceSpec | None:
+    """The interface `iid` of an object, IUnknown and ISupportErrorInfo included; None if it has none such."""
+    for spec in interfaces_of(target):
+        if spec.uuid == iid:
+            return spec
+        for base in spec.cls.__mro__ if spec.cls is not None else ():
+            if is_interface(base) and spec_of(base).uuid == iid:
+                return spec_of(base)
+    if iid == _IUNKNOWN.uuid:
+        return _IUNKNOWN
+    if iid == _ISUPPORT_ERROR_INFO.uuid and hasattr(type(target), "__oxid_coclass__"):
+        return _ISUPPORT_ERROR_INFO
+    return None
+
+
+def rows_of(cls: type[Any], spec: InterfaceSpec, syntax: Syntax) -> tuple[Row | None, ...]:
+    """The dispatch rows of a class for one interface, by operation number; 0 to 2 are never on the wire."""
+    last = max(spec.operations, default=2)
+    rows: list[Row | None] = [None] * (last + 1)
+    for opnum, operation in spec.operations.items():
+        if opnum < 3:
+            continue
+        function = (
+            _interface_supports_error_info
+            if spec is _ISUPPORT_ERROR_INFO
+            else inspect.getattr_static(cls, operation.method, None)
+        )
+        if function is None:
+            raise NotSupported(f"{cls.__name__} has no method {operation.method} of {spec.name}")
+        if not inspect.isfunction(function):
+            function = getattr(cls, operation.method)
+        codec = operation.codec(Syntax.NDR20_LE)  # we answer in our own byte order, whatever the caller's is
+        rows[opnum] = Row(
+            operation.codec(syntax).decode_request,
+            function,
+            codec.encode_reply,
+            codec.encode_failure,
+            kind_of(function, operation),
+            carries_pointers(operation),
+            operation.method,
+        )
+    return tuple(rows)
+
+
+def _is_base(asked: InterfaceSpec, actual: InterfaceSpec) -> bool:
+    """Whether a pointer to `actual` may be called through `asked`: IRemUnknown2's IPID serves IRemUnknown."""
+    if asked.uuid == actual.uuid:
+        return True
+    return (
+        asked.cls is not None
+        and actual.cls is not None
+        and asked.cls is not IUnknown
+        and issubclass(actual.cls, asked.cls)
+    )
+
+
+def _interface_supports_error_info(target: Any, iid: UUID) -> int:
+    """Errors of its own interfaces come with descriptions; of others nothing is said."""
+    known = any(spec.uuid == iid for spec in interfaces_of(target))
+    return s.S_OK if known else s.S_FALSE
+
+
+def _extents(info: ErrorInfo | None) -> tuple[Any, ...]:
+    if info is None:
+        return ()
+    try:
+        return (error_extent(info),)
+    except OxidError:
+        log.exception("error info could not be encoded; the HRESULT goes alone")
+        return ()
+
+
+def _given(result: Any) -> Any:
+    return result
+
+
+_IUNKNOWN: Final = spec_of(IUnknown)
+_ISUPPORT_ERROR_INFO: Final = spec_of(ISupportErrorInfo)

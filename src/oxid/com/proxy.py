@@ -1,0 +1,265 @@
+"""Proxies: the objects that stand for remote ones. [MS-DCOM] 3.2.4.2
+
+    proxy_class(ICalculator)        a subclass of the interface, its methods generated once
+    async with proxy: ...           releases at the end of the block
+    other = await proxy.query(IOther)
+
+A method's cost is decided here: it encodes into one buffer, awaits one future, decodes. Interface pointers among
+the arguments or results take a longer way, since references must be counted and exporters found.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from asyncio import CancelledError
+from collections.abc import Callable
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+from uuid import UUID
+
+from oxid.com.interface_pointers import carries_pointers
+from oxid.com.orpc import EMPTY_ORPCTHAT, ORPCTHAT_SIZE, error_info_of, read_orpcthat
+from oxid.com.references import RemotePointer
+from oxid.errors import LocalProtocolError, Origin, StatusError, error_for
+from oxid.ndr.codec import OperationCodec
+from oxid.ndr.syntax import Syntax
+from oxid.rpc.interface import InterfaceSpec, OperationSpec, spec_of
+from oxid.runtime.dispatch import current_call_or_none
+from oxid.world import Entropy
+
+if TYPE_CHECKING:
+    from oxid.com.channel import Channel
+    from oxid.runtime.client import RpcConnection
+
+I = TypeVar("I")  # noqa: E741 - an interface
+
+log = logging.getLogger("oxid.com.proxy")
+
+_ZERO4: Final = bytes(4)
+
+
+class Causality:
+    """Causality identifiers: a new one for each chain of calls, the caller's own within one. [MS-DCOM] 1.3.5"""
+
+    __slots__ = ("_numbers", "_prefix")
+
+    def __init__(self, entropy: Entropy) -> None:
+        self._prefix = entropy.token(8)
+        self._numbers = count(int.from_bytes(entropy.token(6), "little"))
+
+    def next(self) -> bytes:
+        """16 bytes for the next call: unique, not secret."""
+        call = current_call_or_none()
+        if call is not None and call.object is not None and len(call.stub) >= 32:
+            return bytes(call.stub[12:28])  # we are inside a call: the same chain
+        return self._prefix + (next(self._numbers) & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little")
+
+
+class Proxy:
+    """One interface of one remote object. Made by a Machine; released by `release` or `async with`."""
+
+    _spec: InterfaceSpec
+
+    def __init__(self, channel: Channel, pointer: RemotePointer | None, ipid: bytes) -> None:
+        """`pointer` carries our references; an exporter's own remote unknown has none."""
+        self._channel = channel
+        self._pointer = pointer
+        self._ipid = ipid
+        self._connection: RpcConnection | None = None
+        self._context = 0
+        self._cid = channel.causality.next
+        self._head = channel.request_head
+        self._released = False
+        self._kept = False
+
+    # -- what users call -----------------------------------------------------------------------------------
+
+    async def query(self, interface: type[I]) -> I:
+        """Another interface of the same object. Raises NoSuchInterface. [MS-DCOM] 3.2.4.4.3"""
+        return cast("I", await self._channel.machine.query(self, interface))
+
+    async def release(self) -> None:
+        """Give this proxy's references back; may be called twice. A server that cannot be told notices by
+        itself, so no error is raised."""
+        if not self._released:
+            self._let_go()
+            await self._channel.send_releases()
+
+    @property
+    def ipid(self) -> UUID:
+        """The identifier of this interface pointer."""
+        return UUID(bytes_le=self._ipid)
+
+    @property
+    def oid(self) -> int:
+        """The identifier of the object."""
+        return self._pointer.object.oid if self._pointer is not None else 0
+
+    @property
+    def oxid(self) -> int:
+        """The identifier of the exporter it lives in."""
+        return self._channel.exporter.oxid
+
+    def keep(self) -> Self:
+        """Within a method that was given this proxy as an argument: do not release it when the call ends."""
+        self._kept = True
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.release()
+
+    def __del__(self) -> None:
+        if getattr(self, "_released", True) or self._pointer is None:
+            return
+        warnings.warn(f"{self!r} was dropped without release()", ResourceWarning, source=self, stacklevel=2)
+        self._channel.drop_later(self._pointer)
+
+    def __repr__(self) -> str:
+        state = " released" if self._released else ""
+        return f"<{self._spec.name} proxy oid {self.oid:016x}{state}>"
+
+    # -- what generated methods call -----------------------------------------------------------------------
+
+    async def _open(self) -> RpcConnection:
+        """The connection to the object, bound to this interface."""
+        if self._released:
+            raise LocalProtocolError(f"{self!r}: call it before it is released")
+        connection = await self._channel.connection()
+        self._context = await connection.context(self._spec)
+        self._connection = connection
+        return connection
+
+    def _extended(self, stub: bytes, decode: Callable[..., Any], marshaller: Any) -> Any:
+        """Decode a reply that carries extensions: the description of an error, most often."""
+        at, extents = read_orpcthat(stub)
+        try:
+            return decode(stub, at, marshaller)
+        except StatusError as error:
+            info = error_info_of(extents)
+            if info is None:
+                raise
+            raise error_for(error.status, origin=error.origin, info=info) from None
+
+    async def _call_with_pointers(self, operation: OperationSpec, arguments: tuple[Any, ...]) -> Any:
+        """A call whose arguments or results are interface pointers."""
+        connection = self._connection
+        if connection is None or connection.lost is not None:
+            connection = await self._open()
+        codec = operation.codec(Syntax.NDR20_LE)
+        machine = self._channel.machine
+        marshaller = machine.marshaller()
+        try:
+            out = await marshaller.encode(codec, self._head + self._cid() + _ZERO4, arguments)
+            stub = await connection.call(self._context, operation.opnum, out, self._ipid)
+        except StatusError as error:
+            if not error.executed:
+                marshaller.take_back()
+            self._failed(error)
+            raise
+        try:
+            if stub.startswith(EMPTY_ORPCTHAT):
+                result = codec.decode_reply(stub, ORPCTHAT_SIZE, marshaller)
+            else:
+                result = self._extended(stub, codec.decode_reply, marshaller)
+        except BaseException:
+            marshaller.drop_imported()
+            raise
+        await marshaller.adopt()
+        return result
+
+    def _failed(self, error: StatusError) -> None:
+        if error.origin is Origin.FAULT and self._pointer is not None:
+            self._channel.call_failed(self._pointer, error)
+
+    def _become(self, other: Proxy) -> None:
+        """Take over another proxy's pointer in place of our own, which is let go."""
+        if self._pointer is not None:
+            self._channel.exporter.let_go(self._pointer)
+        self._pointer, self._ipid, self._connection = other._pointer, other._ipid, None
+        other._pointer, other._released = None, True
+
+    def _let_go(self) -> None:
+        self._released = True
+        self._connection = None
+        if self._pointer is not None:
+            self._channel.exporter.let_go(self._pointer)
+
+
+_METHOD = """
+async def {method}(self{params}):
+    connection = self._connection
+    if connection is None or connection.lost is not None:
+        connection = await self._open()
+    elif connection.stalled:
+        await connection.drain()
+    out = bytearray(self._head + self._cid() + ZERO4)
+    encode(out, None{args})
+    waiter = connection.submit(self._context, {opnum}, out, self._ipid)
+    try:
+        stub = await waiter
+    except StatusError as error:
+        self._failed(error)
+        raise
+    except CancelledError:
+        connection.forsake(waiter)
+        raise
+    if stub.startswith(NO_EXTENSIONS):
+        return decode(stub, 8, None)
+    return self._extended(stub, decode, None)
+"""
+
+_POINTER_METHOD = """
+async def {method}(self{params}):
+    return await self._call_with_pointers(operation, ({tuple_args}))
+"""
+
+_classes: dict[type[Any], type[Any]] = {}
+
+
+def proxy_class(interface: type[I]) -> type[Any]:
+    """The proxy class of a COM interface; generated once. Raises TypeError for what is not one."""
+    made = _classes.get(interface)
+    if made is None:
+        spec = spec_of(interface)
+        if not spec.is_object:
+            raise TypeError(f"{spec.name} is a plain RPC interface; use machine.bind({spec.name})")
+        body: dict[str, Any] = {"_spec": spec, "__doc__": spec.doc, "__hash__": object.__hash__}
+        for operation in spec.operations.values():
+            body[operation.method] = _method(interface, operation)
+        made = _classes[interface] = type(f"{spec.name}Proxy", (Proxy, interface), body)
+    return made
+
+
+def _method(interface: type[Any], operation: OperationSpec) -> Callable[..., Any]:
+    codec: OperationCodec = operation.codec(Syntax.NDR20_LE)
+    names = [param.name for param in operation.in_params]
+    defaults = {f"default_{p.name}": p.default for p in operation.in_params if not p.required}
+    params = "".join(
+        f", {p.name}" if p.required else f", {p.name}=default_{p.name}" for p in operation.in_params
+    )
+    source = (_POINTER_METHOD if carries_pointers(operation) else _METHOD).format(
+        method=operation.method,
+        opnum=operation.opnum,
+        params=params,
+        args="".join(f", {name}" for name in names),
+        tuple_args="".join(f"{name}, " for name in names),
+    )
+    scope: dict[str, Any] = {
+        "encode": codec.encode_request,
+        "decode": codec.decode_reply,
+        "operation": operation,
+        "CancelledError": CancelledError,
+        "StatusError": StatusError,
+        "NO_EXTENSIONS": EMPTY_ORPCTHAT,
+        "ZERO4": _ZERO4,
+        **defaults,
+    }
+    exec(compile(source, f"<proxy {interface.__name__}.{operation.method}>", "exec"), scope)
+    method = scope[operation.method]
+    method.__qualname__ = f"{interface.__name__}.{operation.method}"
+    method.__doc__ = operation.doc
+    return cast("Callable[..., Any]", method)

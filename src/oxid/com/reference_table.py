@@ -1,0 +1,201 @@
+"""Which objects an exporter offers, under which OIDs and IPIDs, and how often they are referenced.
+[MS-DCOM] 3.1.1.1, 3.1.1.5.6, 3.1.1.6.2
+
+Pure bookkeeping; the exporter owns the one table, the table owns the entries.
+    export(target)            -> ExportedObject     the same target always has the same OID
+    pointer(exported, spec)   -> InterfacePointer   one IPID per interface of an object
+    add_refs / release_refs   -> what RemAddRef and RemRelease do
+    reclaim(oids)             -> PINNED, BUSY or DEAD for each; DEAD ones are gone when it returns
+Every way out of the table goes through `_drop`, which tells `on_dropped` exactly once per object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, Final
+from uuid import UUID
+
+from oxid.rpc.interface import InterfaceSpec
+from oxid.world import World
+
+MAX_REFS: Final = 0x7FFF_FFFF
+"""A count beyond this is refused rather than wrapped: four thousand million AddRefs are no use to anybody."""
+
+
+class Verdict(Enum):
+    """What the exporter answers when asked whether an object may go."""
+
+    PINNED = "pinned"
+    BUSY = "busy"
+    DEAD = "dead"
+
+
+class InterfacePointer:
+    """One IPID: an interface of an exported object and the references that clients hold to it."""
+
+    __slots__ = ("exported", "ipid", "operations", "private_refs", "public_refs", "spec")
+
+    def __init__(
+        self, ipid: bytes, exported: ExportedObject, spec: InterfaceSpec, operations: tuple[Any, ...]
+    ) -> None:
+        self.ipid = ipid
+        self.exported = exported
+        self.spec = spec
+        self.operations = operations
+        self.public_refs = 0
+        self.private_refs: dict[str, int] | None = None
+
+    @property
+    def referenced(self) -> bool:
+        return bool(self.public_refs or self.private_refs)
+
+    def __repr__(self) -> str:
+        return f"<InterfacePointer {self.spec.name} {self.public_refs} public refs>"
+
+
+class ExportedObject:
+    """One OID: the object, its interface pointers, and what must be known before it may be reclaimed."""
+
+    __slots__ = ("calls", "last_call", "oid", "pinned", "pointers", "table", "target")
+
+    def __init__(self, table: ReferenceTable, oid: int, target: Any, pinned: bool) -> None:
+        self.table = table
+        self.oid = oid
+        self.target = target
+        self.pinned = pinned
+        self.pointers: dict[UUID, InterfacePointer] = {}
+        self.calls = 0
+        self.last_call = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"<ExportedObject {self.oid:016x} {type(self.target).__name__} {len(self.pointers)} pointers>"
+
+
+class ReferenceTable:
+    """All objects of one exporter."""
+
+    def __init__(
+        self,
+        world: World,
+        new_oid: Callable[[bool], int],
+        operations_for: Callable[[type[Any], InterfaceSpec], tuple[Any, ...]],
+        on_dropped: Callable[[ExportedObject, str], None],
+    ) -> None:
+        """`new_oid(pinned)` comes from the resolver, which must know every OID before a client can;
+        `operations_for` gives the dispatch row of a class for an interface; `on_dropped` hears of every
+        object that leaves the table, with the reason."""
+        self._world = world
+        self._new_oid = new_oid
+        self._operations_for = operations_for
+        self._on_dropped = on_dropped
+        self.by_ipid: dict[bytes, InterfacePointer] = {}
+        self._by_oid: dict[int, ExportedObject] = {}
+        self._by_target: dict[int, ExportedObject] = {}
+
+    def export(self, target: Any, *, pinned: bool = False) -> ExportedObject:
+        """The entry of `target`, made if it has none. A pinned object is never reclaimed by time."""
+        exported = self._by_target.get(id(target))
+        if exported is None:
+            oid = self._new_oid(pinned)
+            exported = ExportedObject(self, oid, target, pinned)
+            self._by_oid[oid] = exported
+            self._by_target[id(target)] = exported
+            self._world.ledger.object.enter()
+        return exported
+
+    def pointer(self, exported: ExportedObject, spec: InterfaceSpec) -> InterfacePointer:
+        """The interface pointer of `exported` for `spec`; an IID has one IPID however often it is queried."""
+        found = exported.pointers.get(spec.uuid)
+        if found is None:
+            ipid = self._world.entropy.token(16)
+            found = InterfacePointer(ipid, exported, spec, self._operations_for(type(exported.target), spec))
+            exported.pointers[spec.uuid] = found
+            self.by_ipid[ipid] = found
+            self._world.ledger.interface_pointer.enter()
+        return found
+
+    def object(self, oid: int) -> ExportedObject | None:
+        return self._by_oid.get(oid)
+
+    def exported(self, target: Any) -> ExportedObject | None:
+        """The entry of a live object that has been exported already."""
+        return self._by_target.get(id(target))
+
+    def add_refs(self, pointer: InterfacePointer, public: int, private: int = 0, owner: str = "") -> bool:
+        """Add references; False where a count would pass `MAX_REFS` and nothing was added."""
+        held = pointer.private_refs or {}
+        if pointer.public_refs + public > MAX_REFS or held.get(owner, 0) + private > MAX_REFS:
+            return False
+        pointer.public_refs += public
+        if private:
+            held[owner] = held.get(owner, 0) + private
+            pointer.private_refs = held
+        return True
+
+    def release_refs(self, pointer: InterfacePointer, public: int, private: int = 0, owner: str = "") -> None:
+        """Give references back, never below zero; the last one of an object drops it. [MS-DCOM] 3.1.1.5.6.1.3"""
+        pointer.public_refs = max(0, pointer.public_refs - public)
+        held = pointer.private_refs
+        if private and held and owner in held:
+            held[owner] -= min(private, held[owner])
+            if not held[owner]:
+                del held[owner]
+            if not held:
+                pointer.private_refs = None
+        if not pointer.referenced:
+            self._withdraw(pointer)
+
+    def discard_if_unreferenced(self, exported: ExportedObject, reason: str) -> None:
+        """Drop an object that was exported for an answer that was never given."""
+        if exported.pinned or self._by_oid.get(exported.oid) is not exported:
+            return
+        if not any(pointer.referenced for pointer in exported.pointers.values()):
+            self._drop(exported, reason)
+
+    def reclaim(self, oids: Iterable[int], now: float, grace: float) -> dict[int, Verdict]:
+        """Decide for each OID whether it may go, and remove the dead ones before answering."""
+        verdicts: dict[int, Verdict] = {}
+        for oid in oids:
+            exported = self._by_oid.get(oid)
+            if exported is None:
+                verdicts[oid] = Verdict.DEAD
+            elif exported.pinned:
+                verdicts[oid] = Verdict.PINNED
+            elif exported.calls or now - exported.last_call < grace:
+                verdicts[oid] = Verdict.BUSY
+            else:
+                self._drop(exported, "no client has pinged it")
+                verdicts[oid] = Verdict.DEAD
+        return verdicts
+
+    def clear(self, reason: str) -> None:
+        """Drop everything: the exporter is closing."""
+        for exported in list(self._by_oid.values()):
+            self._drop(exported, reason)
+
+    def _withdraw(self, pointer: InterfacePointer) -> None:
+        exported = pointer.exported
+        if exported.pointers.pop(pointer.spec.uuid, None) is None:
+            return
+        del self.by_ipid[pointer.ipid]
+        self._world.ledger.interface_pointer.leave()
+        if not exported.pointers and not exported.pinned:
+            self._drop(exported, "released")
+
+    def _drop(self, exported: ExportedObject, reason: str) -> None:
+        if self._by_oid.pop(exported.oid, None) is None:
+            return
+        del self._by_target[id(exported.target)]
+        for pointer in exported.pointers.values():
+            del self.by_ipid[pointer.ipid]
+            self._world.ledger.interface_pointer.leave()
+        exported.pointers.clear()
+        self._world.ledger.object.leave()
+        self._on_dropped(exported, reason)
+
+    def statistics(self) -> dict[str, int]:
+        return {"objects": len(self._by_oid), "interface_pointers": len(self.by_ipid)}
+
+    def __repr__(self) -> str:
+        return f"<ReferenceTable {len(self._by_oid)} objects, {len(self.by_ipid)} interface pointers>"

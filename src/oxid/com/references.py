@@ -1,0 +1,125 @@
+"""What a client holds of other machines: exporters, objects and interface pointers. [MS-DCOM] 3.2.1
+
+    RemoteExporter (OXID)  ->  RemoteObject (OID)  ->  RemotePointer (IPID)
+
+Counting is local: every proxy uses one pointer, the last proxy of a pointer gives all its references back in one
+RemRelease, the last pointer of an object takes it out of its ping set. Nothing here waits for the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from oxid.com.objref import StandardObjRef, StdObjRef
+from oxid.values.bindings import DualStringArray
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterAddress:
+    """Where an exporter listens and how it is spoken to: what activation or ResolveOxid2 tell."""
+
+    bindings: DualStringArray
+    ipid_rem_unknown: bytes
+    authn_hint: int
+    version: tuple[int, int]
+
+
+class RemotePointer:
+    """One IPID: the references we own and how many proxies use it."""
+
+    __slots__ = ("iid", "ipid", "object", "refs", "uses")
+
+    def __init__(self, remote: RemoteObject, iid: UUID, ipid: bytes) -> None:
+        self.object = remote
+        self.iid = iid
+        self.ipid = ipid
+        self.refs = 0
+        self.uses = 0
+
+    def objref(self, refs: int) -> bytes:
+        """A reference to pass on, carrying `refs` of ours; the caller has taken them off."""
+        remote = self.object
+        flags = 0x1000 if remote.noping else 0
+        std = StdObjRef(flags, refs, remote.exporter.oxid, remote.oid, UUID(bytes_le=self.ipid))
+        return StandardObjRef(self.iid, std, remote.resolver).encode()
+
+
+class RemoteObject:
+    """One OID and the interface pointers we hold of it."""
+
+    __slots__ = ("exporter", "noping", "oid", "pointers", "resolver")
+
+    def __init__(self, exporter: RemoteExporter, oid: int, noping: bool, resolver: DualStringArray) -> None:
+        self.exporter = exporter
+        self.oid = oid
+        self.noping = noping
+        self.resolver = resolver
+        self.pointers: dict[bytes, RemotePointer] = {}
+
+    def pointer_for(self, iid: UUID) -> RemotePointer | None:
+        """A pointer held already for an interface: no second RemQueryInterface is needed."""
+        return next((pointer for pointer in self.pointers.values() if pointer.iid == iid), None)
+
+
+class RemoteExporter:
+    """One OXID, and everything we hold in it."""
+
+    __slots__ = ("address", "objects", "on_first", "on_last", "oxid", "unreleased")
+
+    def __init__(
+        self,
+        oxid: int,
+        on_first: Callable[[RemoteObject], None],
+        on_last: Callable[[RemoteObject], None],
+    ) -> None:
+        """`on_first` hears of an object that must be kept alive, `on_last` of one that is let go."""
+        self.oxid = oxid
+        self.address: ExporterAddress | None = None
+        self.objects: dict[int, RemoteObject] = {}
+        self.on_first = on_first
+        self.on_last = on_last
+        self.unreleased: list[tuple[bytes, int]] = []
+        """(IPID, references) that nobody uses any more and RemRelease has yet to give back."""
+
+    def take(self, reference: StdObjRef, iid: UUID, resolver: DualStringArray) -> RemotePointer:
+        """Take in a reference that was handed to us, with the references it carries, for one more proxy."""
+        remote = self.objects.get(reference.oid)
+        if remote is None:
+            remote = RemoteObject(self, reference.oid, reference.noping, resolver)
+            self.objects[reference.oid] = remote
+            self.on_first(remote)
+        ipid = reference.ipid.bytes_le
+        pointer = remote.pointers.get(ipid)
+        if pointer is None:
+            pointer = remote.pointers[ipid] = RemotePointer(remote, iid, ipid)
+        pointer.refs += reference.public_refs
+        pointer.uses += 1
+        return pointer
+
+    def let_go(self, pointer: RemotePointer) -> None:
+        """One proxy less; the last one puts the pointer's references among the unreleased."""
+        pointer.uses -= 1
+        if pointer.uses:
+            return
+        remote = pointer.object
+        del remote.pointers[pointer.ipid]
+        if pointer.refs:
+            self.unreleased.append((pointer.ipid, pointer.refs))
+            pointer.refs = 0
+        if not remote.pointers:
+            del self.objects[remote.oid]
+            self.on_last(remote)
+
+    def take_unreleased(self) -> list[tuple[bytes, int]]:
+        """What RemRelease has to say now; the caller sends it once."""
+        owed, self.unreleased = self.unreleased, []
+        return owed
+
+    @property
+    def idle(self) -> bool:
+        return not self.objects and not self.unreleased
+
+    def __repr__(self) -> str:
+        return f"<RemoteExporter {self.oxid:016x} {len(self.objects)} objects>"

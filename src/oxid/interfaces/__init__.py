@@ -1,0 +1,1 @@
+"""Windows interfaces as Python classes, one file per interface."""

@@ -1,0 +1,1 @@
+"""The DCE/RPC core: bytes in, events and bytes out."""

@@ -1,0 +1,183 @@
+"""PDUs out of a byte stream, for both roles: pieces of any size give the same PDUs.
+
+stream.receive(data)      defined by the roles, whose short paths look at `data` themselves
+_take(data, at, size)     handles one whole PDU through `_on_pdu`
+_keep(data, at)           remembers the beginning of one
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from oxid.errors import RemoteProtocolError
+from oxid.rpc.pdu import HEADER_SIZE, Header, parse_header
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+HELD: Final = -1
+"""Input is kept, not looked at, until `release`."""
+DEAF: Final = -2
+"""Input is thrown away: the connection ends."""
+
+
+class PduStream:
+    """The receiving half of a connection."""
+
+    __slots__ = ("_max_receive", "_need", "_tail", "outgoing")
+
+    def __init__(self, max_receive: int) -> None:
+        self._max_receive = max_receive
+        self._need = 0
+        self._tail: bytearray | None = None
+        self.outgoing: list[Buffer] | None = None
+
+    # What the roles define ----------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+        raise NotImplementedError
+
+    def _on_pdu(self, pdu: bytes, header: Header) -> None:
+        """Act on a whole PDU. Raises RemoteProtocolError."""
+        raise NotImplementedError
+
+    def _reject(self, ptype: int, call_id: int, error: RemoteProtocolError) -> None:
+        """The peer broke the rules: answer as the role does, then close."""
+        raise NotImplementedError
+
+    # What a shell does --------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send what is in `outgoing` and clear it."""
+        raise NotImplementedError
+
+    def hang_up(self) -> None:
+        """Close the transport once everything flushed is sent; `closed` follows."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Read no more until `resume`."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def fragment_began(self) -> None:
+        """A PDU or a request is incomplete: a shell may start a deadline."""
+
+    def fragment_done(self) -> None:
+        """What was incomplete is complete."""
+
+    # ------------------------------------------------------------------------------------------------
+
+    def _continue(self, data: bytes, held_limit: int = 1 << 20) -> int:
+        """Complete the PDU that earlier bytes began; returns where in `data` the next one starts."""
+        if self._need == DEAF:
+            return len(data)
+        tail = self._tail
+        assert tail is not None
+        if self._need == HELD:
+            tail += data
+            if len(tail) > held_limit:
+                self.pause()
+            return len(data)
+        at = 0
+        while True:
+            missing = self._need - len(tail)
+            if len(data) - at < missing:
+                tail += data[at:]
+                return len(data)
+            tail += data[at : at + missing]
+            at += missing
+            if self._need == HEADER_SIZE:
+                length = self._length_of(tail, 0)
+                if length < 0:
+                    return len(data)
+                if length > HEADER_SIZE:
+                    self._need = length
+                    continue
+            self._tail = None
+            self._need = 0
+            self.fragment_done()
+            self._whole(bytes(tail))
+            return at
+
+    def _keep(self, data: bytes, at: int) -> None:
+        """Remember the beginning of a PDU until the rest comes; all of it while input is held."""
+        if self._need == DEAF:
+            return
+        if self._need == HELD:
+            self._tail = bytearray(data[at:])
+            return
+        need = HEADER_SIZE
+        if len(data) - at >= HEADER_SIZE:
+            need = self._length_of(data, at)
+            if need < 0:
+                return
+        self._tail = bytearray(data[at:])
+        self._need = need
+        self.fragment_began()
+
+    def _length_of(self, data: bytes | bytearray, at: int) -> int:
+        """frag_length of the PDU at `at`, or -1 after rejecting one that cannot be."""
+        try:
+            header = parse_header(data, at)
+            if header.frag_length < HEADER_SIZE:
+                raise RemoteProtocolError(f"frag_length {header.frag_length}, wanted at least {HEADER_SIZE}")
+            if header.frag_length > self._max_receive:
+                raise RemoteProtocolError(
+                    f"fragment of {header.frag_length} bytes, at most {self._max_receive}"
+                )
+        except RemoteProtocolError as error:
+            call_id = int.from_bytes(data[at + 12 : at + 16], "little" if data[at + 4] & 0xF0 else "big")
+            self._reject(data[at + 2], call_id, error)
+            return -1
+        return header.frag_length
+
+    def _take(self, data: bytes, at: int, size: int) -> int:
+        """Handle the one PDU at `at`; returns where it ended, or `at` where it is not complete."""
+        if size - at < HEADER_SIZE:
+            return at
+        length = self._length_of(data, at)
+        if length < 0:
+            return size
+        if size - at < length:
+            return at
+        self._whole(data[at : at + length])
+        return at + length
+
+    def _whole(self, pdu: bytes) -> None:
+        header = parse_header(pdu)
+        try:
+            self._on_pdu(pdu, header)
+        except RemoteProtocolError as error:
+            self._reject(header.ptype, header.call_id, error)
+
+    def _queue(self, buffer: Buffer) -> None:
+        out = self.outgoing
+        if out is None:
+            self.outgoing = [buffer]
+        else:
+            out.append(buffer)
+
+    def stop(self) -> None:
+        """Send what is queued, hear nothing more, hang up."""
+        self._need = DEAF
+        self._tail = None
+        if self.outgoing:
+            self.flush()
+        self.hang_up()
+
+    def hold(self) -> None:
+        """Keep further input until `release`: a handshake step runs elsewhere."""
+        self._need = HELD
+        if self._tail is None:
+            self._tail = bytearray()
+
+    def release(self) -> None:
+        """Go on with the input that `hold` kept."""
+        if self._need != HELD:
+            return
+        held, self._tail, self._need = self._tail, None, 0
+        self.resume()
+        if held:
+            self.receive(bytes(held))

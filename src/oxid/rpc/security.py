@@ -1,0 +1,192 @@
+"""Security of requests and responses: sec_trailer, padding, verification trailer. [MS-RPCE] 2.2.2.11, 2.2.2.13
+
+    protect(entry, pdu, body_at)                    header + stub -> the whole protected PDU, in place
+    body = unprotect(entry, pdu, body_at, trailer)  the stub of a received PDU
+    stub = check_verification(stub, ...)            the stub without its verification trailer
+
+Sealing moves the context's sequence number, so a PDU is protected in the very step that queues it.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from oxid.errors import AuthenticationError, RemoteProtocolError
+from oxid.rpc import pdu as p
+from oxid.rpc.pdu import SyntaxId
+from oxid.values import status as s
+
+if TYPE_CHECKING:
+    from oxid.auth.context import SecurityContext
+
+LEVEL_NONE: Final = 1
+LEVEL_CONNECT: Final = 2
+LEVEL_CALL: Final = 3
+LEVEL_PKT: Final = 4
+LEVEL_INTEGRITY: Final = 5
+LEVEL_PRIVACY: Final = 6
+AUTH_NTLM: Final = 10
+
+VERIFICATION_MAGIC: Final = bytes.fromhex("8ae3137102f43671")
+VT_BITMASK1: Final = 1
+VT_PCONTEXT: Final = 2
+VT_HEADER2: Final = 3
+VT_END: Final = 0x4000
+VT_MUST_PROCESS: Final = 0x8000
+VT_HEADER_SIGNING: Final = 1
+_VT_MAX: Final = 1024
+"""Bytes from the end in which a verification trailer is looked for: ten times what Windows sends."""
+
+_LENGTHS: Final = Struct("<HH")
+_COMMAND: Final = Struct("<HH")
+_HEADER2: Final = Struct("<BxxxIIHH")
+_TRAILER: Final = Struct("<BBBxI")
+_ZEROS: Final = bytes(16)
+
+
+class SecurityEntry:
+    """A security context in use on a connection, by the id the client gave it."""
+
+    __slots__ = ("auth_type", "context", "context_id", "failed", "level", "ready", "seen")
+
+    def __init__(self, context_id: int, auth_type: int, level: int, context: SecurityContext) -> None:
+        self.context_id = context_id
+        self.auth_type = auth_type
+        self.level = level
+        self.context = context
+        self.ready = False
+        """The handshake is over and the context may be used."""
+        self.failed = False
+        self.seen: set[tuple[SyntaxId, SyntaxId]] | None = None
+        """Client: pairs of syntaxes whose pcontext was sent already."""
+
+    @property
+    def protects(self) -> bool:
+        return self.level >= LEVEL_PKT
+
+    def room(self, max_fragment: int, header: int) -> int:
+        """Stub bytes that fit into one protected fragment."""
+        return (max_fragment - header - p.TRAILER_SIZE - self.context.signature_size) & ~15
+
+    def __repr__(self) -> str:
+        state = "failed" if self.failed else "ready" if self.ready else "in handshake"
+        return f"<SecurityEntry {self.context_id} type {self.auth_type} level {self.level} {state}>"
+
+
+def protect(entry: SecurityEntry, pdu: bytearray, body_at: int) -> None:
+    """Sign, and at privacy seal, a PDU of header and stub; adds padding, trailer and token to it."""
+    context = entry.context
+    padding = (body_at - len(pdu)) & 15
+    if padding:
+        pdu += _ZEROS[:padding]
+    body_end = len(pdu)
+    pdu += _TRAILER.pack(entry.auth_type, entry.level, padding, entry.context_id)
+    size = context.signature_size
+    _LENGTHS.pack_into(pdu, 8, body_end + 8 + size, size)
+    pdu += context.seal(pdu, 0, body_at, body_end)
+
+
+def unprotect(entry: SecurityEntry, pdu: bytes, body_at: int, trailer: p.Trailer) -> bytes:
+    """Check a received PDU, return its stub. Raises AuthenticationError where it was tampered with."""
+    if entry.level >= LEVEL_PKT:
+        body = entry.context.unseal(pdu, body_at, trailer.at)
+    else:
+        body = pdu[body_at : trailer.at]
+    return body[: len(body) - trailer.padding] if trailer.padding else body
+
+
+def verification_trailer(
+    *, bitmask: int | None, pcontext: tuple[SyntaxId, SyntaxId] | None, header2: bytes | None = None
+) -> bytes:
+    """The verification trailer with the commands given, in ascending order; 4-aligned by the caller."""
+    commands: list[tuple[int, bytes]] = []
+    if bitmask is not None:
+        commands.append((VT_BITMASK1, bitmask.to_bytes(4, "little")))
+    if pcontext is not None:
+        commands.append((VT_PCONTEXT, pcontext[0].encode() + pcontext[1].encode()))
+    if header2 is not None:
+        commands.append((VT_HEADER2, header2))
+    out = bytearray(VERIFICATION_MAGIC)
+    for number, (command, value) in enumerate(commands, 1):
+        flags = VT_END if number == len(commands) else 0
+        out += _COMMAND.pack(command | flags, len(value)) + value
+    return bytes(out)
+
+
+def header2_of(drep: int, call_id: int, context_id: int, opnum: int) -> bytes:
+    """What a header2 command must say about a request."""
+    return _HEADER2.pack(p.PacketType.REQUEST, drep, call_id, context_id, opnum)
+
+
+def parse_verification(stub: bytes) -> tuple[int, list[tuple[int, bytes]]] | None:
+    """Where a verification trailer begins and its commands, flags included; None where there is none.
+
+    Bytes that look like the signature but are not followed by whole commands are stub data.
+    """
+    at = stub.rfind(VERIFICATION_MAGIC, max(0, len(stub) - _VT_MAX))
+    if at < 0 or at % 4:
+        return None
+    here, commands = at + 8, []
+    while True:
+        if len(stub) - here < 4:
+            return None
+        command, length = _COMMAND.unpack_from(stub, here)
+        here += 4
+        if length % 4 or len(stub) - here < length:
+            return None
+        commands.append((command, stub[here : here + length]))
+        here += length
+        if command & VT_END:
+            break
+    # padding of the client's own may follow, up to the 16 that sec_trailer asks for
+    return (at, commands) if len(stub) - here < 16 else None
+
+
+def check_verification(
+    stub: bytes,
+    *,
+    header_signing: bool,
+    abstract: SyntaxId,
+    transfer: SyntaxId,
+    drep: int,
+    call_id: int,
+    context_id: int,
+    opnum: int,
+) -> bytes:
+    """Verify and cut off a verification trailer. Raises AuthenticationError where it contradicts the request."""
+    found = parse_verification(stub)
+    if found is None:
+        return stub
+    at, commands = found
+    for command, value in commands:
+        kind = command & 0x3FFF
+        if kind == VT_BITMASK1:
+            wrong = len(value) != 4
+            if not wrong and value[0] & VT_HEADER_SIGNING and not header_signing:
+                raise AuthenticationError(
+                    "the client supports header signing, its bind was changed on the way"
+                )
+        elif kind == VT_PCONTEXT:
+            wrong = value != abstract.encode() + transfer.encode()
+        elif kind == VT_HEADER2:
+            expected = header2_of(drep, call_id, context_id, opnum)
+            wrong = len(value) != 16 or value[:1] + value[4:] != expected[:1] + expected[4:]
+        else:
+            wrong = bool(command & VT_MUST_PROCESS)
+        if wrong:
+            raise AuthenticationError(
+                f"verification trailer command 0x{command:04x} does not match the request"
+            )
+    return stub[:at]
+
+
+def check_level(level: int, *, strict_call: bool) -> int:
+    """The level a handshake asks for, as we use it. Raises RemoteProtocolError with status 0 for no level at all."""
+    if level == LEVEL_CALL:
+        if strict_call:
+            raise AuthenticationError("authentication level 3 (call) is refused by configuration")
+        return LEVEL_PKT
+    if not LEVEL_CONNECT <= level <= LEVEL_PRIVACY:
+        raise RemoteProtocolError(f"authentication level {level}", s.NCA_S_PROTO_ERROR)
+    return level

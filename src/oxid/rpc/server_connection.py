@@ -1,0 +1,622 @@
+"""One connection of an RPC server, without I/O: bytes in, calls to handlers, bytes out. [MS-RPCE] 3.3.3
+
+    connection = SomeShell(core, peer, identity, secondary_address)
+    connection.receive(data)          handlers of complete requests run inside; replies gather in `outgoing`
+    connection.finish(call, reply)    the answer of a handler that was a coroutine
+    connection.closed(error)          the transport is gone: calls are cancelled, the association is left
+
+A shell overrides `flush`, `hang_up`, `start`, `cancel_call`, `step_elsewhere`, `pause`, `resume`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from oxid.errors import AuthenticationError, RemoteProtocolError, fault
+from oxid.ndr.syntax import Syntax
+from oxid.rpc import pdu as p
+from oxid.rpc.calls import ServerCall
+from oxid.rpc.faults import RPC_S_NO_CALL_ACTIVE, RPC_S_SEC_PKG_ERROR, fault_of
+from oxid.rpc.fragments import Partial, split, split_protected
+from oxid.rpc.framing import DEAF, HELD, Buffer, PduStream
+from oxid.rpc.pdu import (
+    HEADER_SIZE,
+    LITTLE_ENDIAN,
+    REQUEST,
+    WORD_OBJECT_REQUEST,
+    WORD_REQUEST,
+    WORD_RESPONSE,
+    Header,
+    PacketType,
+)
+from oxid.rpc.presentation import NO_CONTEXTS, Contexts
+from oxid.rpc.security import LEVEL_CONNECT, LEVEL_PKT, SecurityEntry, check_verification, unprotect
+from oxid.rpc.server_core import ServerCore, log
+from oxid.values import status as s
+
+if TYPE_CHECKING:
+    from oxid.rpc.association import Association
+
+_unpack: Final = REQUEST.unpack_from
+_pack: Final = REQUEST.pack_into
+
+
+class ServerConnection(PduStream):
+    """The protocol state of one accepted connection."""
+
+    __slots__ = (
+        "_auths",
+        "_calls",
+        "_last_call_id",
+        "_orphans",
+        "_max_send",
+        "_partial",
+        "_plain",
+        "_waiting",
+        "association",
+        "concurrent",
+        "contexts",
+        "core",
+        "features",
+        "header_signing",
+        "identity",
+        "peer",
+        "secondary_address",
+    )
+
+    def __init__(self, core: ServerCore, peer: Any, identity: object, secondary_address: bytes) -> None:
+        super().__init__(core.limits.max_fragment)
+        self.core = core
+        self.peer = peer
+        self.identity = identity
+        self.secondary_address = secondary_address
+        self.association: Association | None = None
+        self.contexts: Contexts = NO_CONTEXTS
+        self.concurrent = False
+        self.features = 0
+        self.header_signing = False
+        self._auths: dict[int, SecurityEntry] | None = None
+        self._calls: dict[int, Any] | None = None
+        self._waiting: list[ServerCall] | None = None
+        self._orphans: set[int] | None = None
+        self._partial: Partial | None = None
+        self._plain = True
+        self._last_call_id = -1
+        self._max_send = 2048
+        core.world.ledger.rpc_connection.enter()
+
+    # What a shell does ----------------------------------------------------------------------------
+
+    def start(self, call: ServerCall, work: Coroutine[Any, Any, bytearray]) -> Any:
+        """Run a handler's coroutine; its end is told through `finish`. Returns what `cancel_call` gets."""
+        raise NotImplementedError
+
+    def cancel_call(self, running: Any) -> None:
+        """End a started coroutine early; `finish` is still told."""
+        raise NotImplementedError
+
+    def step_elsewhere(self, work: Callable[[], bytes | None], then: Stepped) -> None:
+        """Run a blocking handshake step in a thread; then(token, error) afterwards, on this thread."""
+        raise NotImplementedError
+
+    # Bytes in -------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the peer; answers of plain handlers are flushed before this returns."""
+        at = 0 if self._tail is None and self._need >= 0 else self._continue(data)
+        size = len(data)
+        if at < size:
+            contexts = self.contexts
+            max_receive = self._max_receive
+            max_send = self._max_send
+            out = self.outgoing
+            if out is None:
+                out = self.outgoing = []
+            calls = 0
+            while size - at >= 24:
+                word, drep, length, auth, call_id, _, context_id, opnum = _unpack(data, at)
+                end = at + length
+                context = contexts.get(context_id)
+                if (
+                    (word == WORD_REQUEST or (word == WORD_OBJECT_REQUEST and length >= 40))  # noqa: SIM109
+                    and drep == 0x10
+                    and not auth
+                    and end <= size
+                    and 24 <= length <= max_receive
+                    and self._plain
+                    and context is not None
+                    and context.open
+                ):
+                    calls += 1
+                    self._last_call_id = call_id
+                    if word == WORD_REQUEST:
+                        call = ServerCall(
+                            self, context, call_id, opnum, None, data[at + 24 : end], None, context.syntax
+                        )
+                    else:
+                        call = ServerCall(
+                            self,
+                            context,
+                            call_id,
+                            opnum,
+                            data[at + 24 : at + 40],
+                            data[at + 40 : end],
+                            None,
+                            context.syntax,
+                        )
+                    at = end
+                    try:
+                        reply = context.handler(call)
+                    except Exception as error:
+                        out.append(self._refusal(call, error))
+                        continue
+                    if type(reply) is bytearray:
+                        length = len(reply)
+                        if length <= max_send:
+                            _pack(
+                                reply,
+                                0,
+                                WORD_RESPONSE,
+                                0x10,
+                                length,
+                                0,
+                                call_id,
+                                length - 24,
+                                context_id,
+                                0,
+                            )
+                            out.append(reply)
+                        else:
+                            out += split(reply, 24, PacketType.RESPONSE, call_id, context_id, 0, max_send)
+                    else:
+                        self._begin(call, reply)
+                        if self._need < 0:
+                            break
+                    continue
+                before = at
+                at = self._take(data, at, size)
+                if at == before or self._need < 0:
+                    break
+                contexts = self.contexts
+                max_receive = self._max_receive
+                max_send = self._max_send
+                out = self.outgoing
+                if out is None:
+                    out = self.outgoing = []
+            else:
+                while at < size and self._need >= 0:  # header-only PDUs are shorter than a request
+                    before = at
+                    at = self._take(data, at, size)
+                    if at == before:
+                        break
+            if calls:
+                core = self.core
+                core.calls_in += calls
+                core.packets_in += calls
+                core.packets_out += calls
+                counter = core.world.ledger.rpc_call
+                counter.total += calls
+                if counter.live >= counter.peak:
+                    counter.peak = counter.live + 1
+            if at < size:
+                self._keep(data, at)
+        if self.outgoing:
+            self.flush()
+
+    def _on_pdu(self, pdu: bytes, header: Header) -> None:
+        self.core.packets_in += 1
+        ptype = header.ptype
+        if ptype == PacketType.REQUEST:
+            if self.association is None:
+                raise RemoteProtocolError("request before bind")
+            self._on_request(pdu, header)
+        elif ptype in (PacketType.BIND, PacketType.ALTER_CONTEXT):
+            handshake.on_bind(self, pdu, header)
+        elif ptype == PacketType.AUTH3:
+            handshake.on_auth3(self, pdu, header)
+        elif ptype in (PacketType.CO_CANCEL, PacketType.ORPHANED):
+            self._on_cancel(pdu, header, orphaned=ptype == PacketType.ORPHANED)
+        else:
+            raise RemoteProtocolError(f"packet type {ptype} is not for servers")
+
+    # Requests -------------------------------------------------------------------------------------
+
+    def _on_request(self, pdu: bytes, header: Header) -> None:
+        _, context_id, opnum = p.parse_call(pdu, header)
+        body_at = p.REQUEST_SIZE
+        if header.flags & p.OBJECT_UUID:
+            body_at = p.OBJECT_REQUEST_SIZE
+            if len(pdu) < body_at:
+                raise RemoteProtocolError(f"request with object of {len(pdu)} bytes")
+        first = header.flags & p.FIRST
+        partial = self._partial
+        if first:
+            if header.flags & p.PENDING_CANCEL:
+                raise Refused(
+                    "first fragment is cancelled already", RPC_S_NO_CALL_ACTIVE, header.call_id, context_id
+                )
+            if partial is not None:
+                call_id = header.call_id if self.concurrent else partial.call_id
+                raise Refused("new request inside another", s.NCA_S_PROTO_ERROR, call_id)
+            if self._calls and header.call_id in self._calls:
+                raise RemoteProtocolError(f"call id {header.call_id} is in use")
+        elif partial is None:
+            if 0 <= self._last_call_id - header.call_id < 150:
+                return  # the rest of a request that was answered with a fault already
+            raise RemoteProtocolError("request without its first fragment")
+        elif partial.call_id != header.call_id:
+            call_id = header.call_id if self.concurrent else partial.call_id
+            raise Refused("fragment of another request", s.NCA_S_PROTO_ERROR, call_id)
+        elif partial.big != header.big:
+            raise RemoteProtocolError("byte order changes within a request")
+        entry, body = self._open(pdu, header, body_at, partial, context_id)
+        if first:
+            self._last_call_id = max(self._last_call_id, header.call_id)
+            context = self.contexts.get(context_id)
+            if context is None:
+                self.send_fault(header.call_id, 0, s.NCA_S_UNK_IF, executed=False)
+                return
+            object_uuid = None
+            if body_at == p.OBJECT_REQUEST_SIZE:
+                object_uuid = pdu[24:40]
+                if header.big:
+                    object_uuid = _swapped(object_uuid)
+            partial = Partial(header.call_id, context, opnum, object_uuid, entry, header.big)
+        assert partial is not None
+        limits = self.core.limits
+        if header.flags & p.LAST:
+            if first:
+                stub = body
+            else:
+                partial.add(body, max_size=limits.max_request, max_fragments=limits.max_fragments)
+                stub = partial.join()
+                self._partial = None
+                self._settle_plain()
+                self.fragment_done()
+            self._dispatch(partial, stub, pdu)
+            return
+        hint = p.parse_call(pdu, header)[0]
+        if hint > limits.max_request:
+            raise RemoteProtocolError(
+                f"alloc_hint {hint} of a fragmented request, at most {limits.max_request}",
+                s.ERROR_ACCESS_DENIED,
+            )
+        partial.add(body, max_size=limits.max_request, max_fragments=limits.max_fragments)
+        if first:
+            self._partial = partial
+            self._plain = False
+            self.fragment_began()
+
+    def _open(
+        self, pdu: bytes, header: Header, body_at: int, partial: Partial | None, context_id: int
+    ) -> tuple[SecurityEntry | None, bytes]:
+        """Check the security of a request fragment, return its security context and plain stub bytes."""
+        trailer = p.parse_trailer(pdu, header, body_at)
+        auths = self._auths
+        if trailer is None:
+            if not auths:
+                return None, pdu[body_at:]
+            entry = None
+            if len(auths) == 1:
+                entry = next(iter(auths.values()))
+                if not entry.ready and not entry.failed:
+                    raise RemoteProtocolError("request before the security handshake is finished")
+                if entry.level != LEVEL_CONNECT:
+                    raise Refused("unprotected request on a protected connection", s.ERROR_ACCESS_DENIED)
+            elif any(not e.ready and not e.failed for e in auths.values()):
+                raise RemoteProtocolError("request before the security handshake is finished")
+            self._same_entry(partial, entry)
+            return entry, pdu[body_at:]
+        entry = auths.get(trailer.context_id) if auths else None
+        if entry is None:
+            raise Refused(f"unknown security context {trailer.context_id}", RPC_S_SEC_PKG_ERROR)
+        if entry.failed:
+            raise Refused("the security handshake failed", s.ERROR_ACCESS_DENIED)
+        if not entry.ready:
+            raise RemoteProtocolError("request before the security handshake is finished")
+        if trailer.auth_type != entry.auth_type or _level(trailer.level) != entry.level:
+            raise Refused(
+                f"request at level {trailer.level}, security context has {entry.level}", s.ERROR_ACCESS_DENIED
+            )
+        self._same_entry(partial, entry)
+        try:
+            return entry, unprotect(entry, pdu, body_at, trailer)
+        except AuthenticationError as error:
+            raise Refused(str(error), RPC_S_SEC_PKG_ERROR) from error
+
+    def _same_entry(self, partial: Partial | None, entry: SecurityEntry | None) -> None:
+        if partial is not None and partial.entry is not entry:
+            raise Refused("security context changes within a request", s.ERROR_ACCESS_DENIED)
+
+    def _dispatch(self, partial: Partial, stub: bytes, pdu: bytes) -> None:
+        """A request is complete: judge it, then run its handler."""
+        context, entry = partial.context, partial.entry
+        assert context is not None
+        security = None if entry is None else entry.context
+        syntax = context.syntax
+        if partial.big:
+            syntax = Syntax.NDR20_BE
+        call = ServerCall(
+            self, context, partial.call_id, partial.opnum, partial.object, stub, security, syntax
+        )
+        core = self.core
+        core.calls_in += 1
+        try:
+            if entry is not None:
+                call.entry = entry
+                if entry.level >= LEVEL_PKT:
+                    call.stub = check_verification(
+                        stub,
+                        header_signing=self.header_signing,
+                        abstract=context.registration.syntax,
+                        transfer=context.transfer,
+                        drep=int.from_bytes(pdu[4:8], "little"),
+                        call_id=partial.call_id,
+                        context_id=context.context_id,
+                        opnum=partial.opnum,
+                    )
+            if not context.open:
+                self._admit(call)
+        except Exception as error:
+            self._queue(self._refusal(call, error))
+            return
+        if not self.concurrent and self._calls:
+            if self._waiting is None:
+                self._waiting = []
+            self._waiting.append(call)
+            if len(self._waiting) >= core.limits.max_pending_calls:
+                self.pause()
+            return
+        self._run(call)
+
+    def _run(self, call: ServerCall) -> None:
+        self.core.world.ledger.rpc_call.total += 1
+        try:
+            reply = call.context.handler(call)
+        except Exception as error:
+            self._queue(self._refusal(call, error))
+            return
+        if type(reply) is bytearray:
+            self._answer(call, reply)
+        else:
+            self._begin(call, reply)
+
+    def _admit(self, call: ServerCall) -> None:
+        """The interface's policy, before anything is unmarshalled. Raises StatusError, status 5."""
+        registration = call.context.registration
+        security = call.security
+        if registration.min_level > LEVEL_CONNECT - 1:
+            if security is None or call.level < registration.min_level:
+                self.core.note_refusal(
+                    self.peer,
+                    f"{registration.interface.name} wants authentication level {registration.min_level}, "
+                    f"{call.principal or 'an anonymous caller'} has {call.level}",
+                )
+                raise fault(s.ERROR_ACCESS_DENIED, "authentication level too low", executed=False)
+        if not registration.allow_anonymous and (security is None or security.anonymous):
+            self.core.note_refusal(self.peer, f"{registration.interface.name} takes no anonymous callers")
+            raise fault(s.ERROR_ACCESS_DENIED, "anonymous callers are refused", executed=False)
+        if registration.access is not None and not registration.access(call):
+            self.core.note_refusal(
+                self.peer, f"{registration.interface.name} is denied to {call.principal or 'anonymous'}"
+            )
+            raise fault(s.ERROR_ACCESS_DENIED, "denied by the interface", executed=False)
+
+    # Running calls --------------------------------------------------------------------------------
+
+    def _begin(self, call: ServerCall, work: Coroutine[Any, Any, bytearray]) -> None:
+        """A handler became a coroutine: it runs in the shell and ends in `finish`."""
+        calls = self._calls
+        if calls is None:
+            calls = self._calls = {}
+        if call.call_id in calls:
+            work.close()
+            self._reject(PacketType.REQUEST, call.call_id, RemoteProtocolError("call id is in use"))
+            return
+        self.core.world.ledger.rpc_call.enter()
+        # the ordinary path counts a call when it arrives
+        self.core.world.ledger.rpc_call.total -= 1
+        call.association.pending += 1
+        calls[call.call_id] = self.start(call, work)
+        if not self.concurrent:
+            self._plain = False
+        if len(calls) >= self.core.limits.max_pending_calls:
+            self.pause()
+
+    def finish(self, call: ServerCall, reply: bytearray | None, error: BaseException | None = None) -> None:
+        """The coroutine of a call ended, with a reply buffer or an exception; answers exactly once."""
+        calls = self._calls
+        if calls is None or calls.pop(call.call_id, None) is None:
+            return
+        core = self.core
+        core.world.ledger.rpc_call.leave()
+        association = call.association
+        association.pending -= 1
+        if self._need != DEAF:
+            if self._orphans and call.call_id in self._orphans:
+                self._orphans.discard(call.call_id)
+            elif reply is not None:
+                self._answer(call, reply)
+            elif error is not None:
+                self._queue(self._refusal(call, error))
+            self._settle_plain()
+            waiting = self._waiting
+            while waiting and not calls:
+                self._run(waiting.pop(0))
+            if len(calls) == core.limits.max_pending_calls - 1 or (waiting is not None and not calls):
+                self.resume()
+            if self.outgoing:
+                self.flush()
+        elif association.ended:
+            self.run_down(association)
+
+    def run_down(self, association: Association) -> None:
+        """Run down the handles of an association that ended."""
+        for handle in association.settle():
+            if handle.rundown is None:
+                continue
+            try:
+                handle.rundown(handle.value)
+            except Exception:
+                log.exception("rundown of a context handle failed")
+
+    def _on_cancel(self, pdu: bytes, header: Header, *, orphaned: bool) -> None:
+        """CO_CANCEL asks for an end, ORPHANED tells that nobody waits; unknown calls are ignored."""
+        if self.association is None:
+            raise RemoteProtocolError("cancel before bind")
+        trailer = p.parse_trailer(pdu, header, HEADER_SIZE)
+        if trailer is not None and self._auths:
+            entry = self._auths.get(trailer.context_id)
+            if entry is not None and entry.ready and not entry.failed:
+                try:
+                    unprotect(entry, pdu, HEADER_SIZE, trailer)
+                except AuthenticationError as error:
+                    raise Refused(str(error), RPC_S_SEC_PKG_ERROR) from error
+        running = self._calls.get(header.call_id) if self._calls else None
+        if running is not None:
+            if orphaned:
+                if self._orphans is None:
+                    self._orphans = set()
+                self._orphans.add(header.call_id)
+            self.cancel_call(running)
+        elif self._waiting and not orphaned:
+            for call in self._waiting:
+                if call.call_id == header.call_id:
+                    self._waiting.remove(call)
+                    self.send_fault(call.call_id, call.context_id, s.NCA_S_FAULT_CANCEL, executed=False)
+                    break
+
+    # Bytes out ------------------------------------------------------------------------------------
+
+    def send_pdu(self, pdu: bytearray) -> None:
+        self.core.packets_out += 1
+        self._queue(pdu)
+
+    def send_fault(self, call_id: int, context_id: int, status: int, *, executed: bool) -> None:
+        self.send_pdu(p.fault_pdu(call_id, context_id, status, executed=executed))
+
+    def _answer(self, call: ServerCall, reply: bytearray) -> None:
+        """Queue a reply, cut and protected as the call asks; protecting and queueing are one step."""
+        entry = call.entry
+        out = self.outgoing
+        if out is None:
+            out = self.outgoing = []
+        call_id, context_id, max_send = call.call_id, call.context.context_id, self._max_send
+        if entry is not None and entry.level >= LEVEL_PKT:
+            if entry.context.signature_size and not entry.failed:
+                out += split_protected(
+                    reply, 24, PacketType.RESPONSE, call_id, context_id, 0, max_send, entry
+                )
+            return
+        length = len(reply)
+        if length <= max_send:
+            _pack(reply, 0, WORD_RESPONSE, LITTLE_ENDIAN, length, 0, call_id, length - 24, context_id, 0)
+            out.append(reply)
+        else:
+            out += split(reply, 24, PacketType.RESPONSE, call_id, context_id, 0, max_send)
+
+    def _refusal(self, call: ServerCall, error: BaseException) -> bytearray:
+        """The fault for a call that failed; what nobody expected is logged here and revealed to nobody."""
+        answer = fault_of(error)
+        if answer is None:
+            if isinstance(error, Exception):
+                log.error("%r failed", call, exc_info=error)
+                answer = s.NCA_S_FAULT_UNSPEC, True
+            else:
+                answer = s.NCA_S_FAULT_CANCEL, True  # asyncio.CancelledError: co_cancel, or we are stopping
+        status, executed = answer
+        if isinstance(error, RemoteProtocolError):
+            self.core.note_protocol_error(self.peer, error)
+        return p.fault_pdu(call.call_id, call.context.context_id, status, executed=executed)
+
+    def _settle_plain(self) -> None:
+        """Whether the short path applies: no request in pieces, no security, nothing to wait for."""
+        self._plain = self._partial is None and not self._auths and (self.concurrent or not self._calls)
+
+    # The end --------------------------------------------------------------------------------------
+
+    def _reject(self, ptype: int, call_id: int, error: RemoteProtocolError) -> None:
+        """Answer a broken PDU as its kind asks, then close."""
+        self.core.note_protocol_error(self.peer, error)
+        if ptype == PacketType.BIND:
+            nak = getattr(error, "nak", None)
+            self.send_pdu(p.bind_nak(call_id, 4 if nak is None else nak))
+        elif ptype in (PacketType.REQUEST, PacketType.ALTER_CONTEXT) and self.association is not None:
+            status = error.status
+            context_id = 0
+            if isinstance(error, Refused):
+                call_id = call_id if error.call_id is None else error.call_id
+                context_id = error.context_id
+            self.send_fault(call_id, context_id, status, executed=True)
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """The client's host, as the failure limiter counts it."""
+        peer = self.peer
+        return str(peer[0]) if isinstance(peer, tuple) and peer else str(peer or "")
+
+    @property
+    def bound(self) -> bool:
+        """A bind succeeded and no handshake is under way."""
+        if self.association is None or self._need == HELD:
+            return False
+        return not self._auths or all(e.ready or e.failed for e in self._auths.values())
+
+    @property
+    def idle(self) -> bool:
+        return not self._calls and self._partial is None and self._tail is None
+
+    @property
+    def last_call_id(self) -> int:
+        return self._last_call_id
+
+    def closed(self, error: BaseException | None = None) -> None:
+        """The transport is gone. Calls are cancelled; the association is left; contexts are closed."""
+        self._need = DEAF
+        self._tail = self._partial = self._waiting = self.outgoing = None
+        auths, self._auths = self._auths, None
+        if auths:
+            for entry in auths.values():
+                entry.context.close()
+        association = self.association
+        core = self.core
+        core.world.ledger.rpc_connection.leave()
+        if association is not None:
+            core.associations.leave(association)
+            if self._calls:
+                for running in list(self._calls.values()):
+                    self.cancel_call(running)
+            if association.ended:
+                self.run_down(association)
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} {self.peer} {len(self.contexts)} contexts, "
+            f"{len(self._calls or ())} calls, {len(self._auths or ())} security contexts>"
+        )
+
+
+class Refused(RemoteProtocolError):
+    """A request that ends its connection with a fault of its own status."""
+
+    def __init__(self, message: str, status: int, call_id: int | None = None, context_id: int = 0) -> None:
+        super().__init__(message, status)
+        self.call_id = call_id
+        self.context_id = context_id
+
+
+Stepped: TypeAlias = "Callable[[bytes | None, Exception | None], None]"
+
+
+def _level(level: int) -> int:
+    return LEVEL_PKT if level == 3 else level
+
+
+def _swapped(raw: bytes) -> bytes:
+    """A UUID from big-endian wire order to the little-endian one."""
+    return raw[3::-1] + raw[5:3:-1] + raw[7:5:-1] + raw[8:]
+
+
+from oxid.rpc import handshake  # noqa: E402 - handshake works on connections and needs their names

@@ -1,0 +1,1 @@
+"""What answers on port 135: endpoint mapper, OXID resolver, activation."""

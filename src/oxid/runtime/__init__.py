@@ -1,0 +1,1 @@
+"""asyncio: sockets, clients, servers, pools, deadlines."""

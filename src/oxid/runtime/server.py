@@ -1,0 +1,415 @@
+"""An RPC server on asyncio: listeners, their connections, and the one timer that watches them.
+
+    server = RpcServer(world, authenticator=authenticator)
+    server.register(IEcho, Echo())
+    endpoint = await server.listen("127.0.0.1", 0)
+    ...
+    await server.aclose()            nothing of it is left afterwards
+
+The protocol lives in `rpc.server_connection`; here bytes move, tasks run and deadlines pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from oxid.errors import ConfigurationError
+from oxid.interfaces.management import IManagement
+from oxid.rpc.association import Association
+from oxid.rpc.calls import ServerCall
+from oxid.rpc.interface import InterfaceSpec, spec_of
+from oxid.rpc.limits import Limits
+from oxid.rpc.presentation import Handler, Registration
+from oxid.rpc.server_connection import ServerConnection, Stepped
+from oxid.rpc.server_core import Acceptors, ServerCore, address_text
+from oxid.runtime.deadlines import DeadlineDriver
+from oxid.runtime.dispatch import Threads, handler_for
+from oxid.runtime.management import Management
+from oxid.runtime.tcp import face_of
+from oxid.world import World
+
+log: Final = logging.getLogger("oxid.rpc.server")
+
+
+class Endpoint(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+    protseq: str = "ncacn_ip_tcp"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class TcpServerConnection(ServerConnection):
+    """A server connection with its transport."""
+
+    __slots__ = ("_stalled", "seen_call_id", "server", "transport")
+
+    data_received = ServerConnection.receive
+
+    def __init__(self, server: RpcServer, secondary_address: bytes) -> None:
+        # peer and identity are known when the transport is
+        super().__init__(server.core, None, None, secondary_address)
+        self.server = server
+        self.transport: Any = None
+        self.seen_call_id = -2
+        self._stalled = False
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.server.admit(self, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        server = self.server
+        server.dismiss(self)
+        self.closed(error)
+        if self._calls:
+            server.draining.add(self)
+
+    def eof_received(self) -> None:
+        return None  # a half-closed connection is of no use to RPC: close it
+
+    def pause_writing(self) -> None:
+        self._stalled = True
+        self.pause()
+
+    def resume_writing(self) -> None:
+        self._stalled = False
+        self.resume()
+
+    def flush(self) -> None:
+        out = self.outgoing
+        self.outgoing = None
+        transport = self.transport
+        if out and transport is not None:
+            if len(out) == 1:
+                transport.write(out[0])
+            else:
+                transport.writelines(out)
+
+    def hang_up(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def pause(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.transport is not None and not self._stalled and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def fragment_began(self) -> None:
+        self.server.fragment_began(self)
+
+    def fragment_done(self) -> None:
+        if self._partial is None:
+            self.server.fragments.pop(self, None)
+
+    def start(self, call: ServerCall, work: Coroutine[Any, Any, bytearray]) -> Any:
+        return self.server.loop.create_task(self._drive(call, work))
+
+    async def _drive(self, call: ServerCall, work: Coroutine[Any, Any, bytearray]) -> None:
+        counter = self.core.world.ledger.task
+        counter.enter()
+        try:
+            reply = await work
+        except BaseException as error:
+            self._ended(call, None, error)
+            if not isinstance(error, Exception | asyncio.CancelledError):
+                raise
+        else:
+            self._ended(call, reply, None)
+        finally:
+            counter.leave()
+
+    def _ended(self, call: ServerCall, reply: bytearray | None, error: BaseException | None) -> None:
+        self.finish(call, reply, error)
+        if self.transport is None and not self._calls:
+            self.server.draining.discard(self)
+
+    def cancel_call(self, running: Any) -> None:
+        if inspect.getcoroutinestate(running.get_coro()) == inspect.CORO_CREATED:
+            # cancelled before its first step it would never run, and never tell its end
+            self.server.loop.call_soon(running.cancel)
+        else:
+            running.cancel()
+
+    def step_elsewhere(self, work: Callable[[], bytes | None], then: Stepped) -> None:
+        self.server.step_in_thread(work, then)
+
+
+class RpcServer:
+    """Interfaces offered on any number of endpoints; closing it runs everything down."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        limits: Limits | None = None,
+        authenticator: Acceptors | None = None,
+        threads: int = 32,
+        management: bool = True,
+    ) -> None:
+        self.world = world
+        self.limits = limits or Limits()
+        self.core = ServerCore(world, self.limits, authenticator)
+        self.threads = Threads(threads)
+        self.connections: set[TcpServerConnection] = set()
+        self.draining: set[TcpServerConnection] = set()
+        """Connections that are gone while calls of theirs still end."""
+        self.fragments: dict[TcpServerConnection, float] = {}
+        """Who owes us the rest of a PDU or request, and until when; in the order of the deadlines."""
+        self.endpoints: list[Endpoint] = []
+        self._unbound: dict[TcpServerConnection, float] = {}
+        self._addresses: dict[str, int] = {}
+        self._listeners: list[asyncio.Server] = []
+        self._steps: set[asyncio.Task[None]] = set()
+        self._deadlines: DeadlineDriver | None = None
+        self._idle_check = 0.0
+        self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        if management:
+            self.register(IManagement, Management(self.core))
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    # Interfaces ---------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        interface: type[Any] | InterfaceSpec,
+        implementation: object | None = None,
+        *,
+        handler: Handler | None = None,
+        min_level: int = 0,
+        allow_anonymous: bool | None = None,
+        access: Callable[[ServerCall], bool] | None = None,
+        strict: bool = True,
+        ndr64: bool = True,
+    ) -> Registration:
+        """Offer an interface, answered by the methods of `implementation` or by `handler`.
+
+        `min_level`: the least authentication level (0: anyone). `allow_anonymous`: whether callers without
+        an identity may call; by default only where `min_level` is none. `access(call)`: asked before the
+        arguments are unmarshalled. Raises ConfigurationError where it is registered already.
+        """
+        spec = interface if isinstance(interface, InterfaceSpec) else spec_of(interface)
+        if handler is None:
+            if implementation is None:
+                raise ConfigurationError(f"{spec.name} needs an implementation or a handler")
+            handler = handler_for(spec, implementation, self.threads)
+        registration = Registration(
+            spec,
+            handler,
+            min_level=min_level,
+            allow_anonymous=allow_anonymous,
+            access=access,
+            strict=strict,
+            ndr64=ndr64,
+        )
+        self.core.registry.add(registration)
+        return registration
+
+    def unregister(self, registration: Registration) -> None:
+        """Offer an interface no more; contexts that clients have already stay valid."""
+        self.core.registry.remove(registration)
+
+    # Listening ----------------------------------------------------------------------------------------
+
+    async def listen(self, host: str, port: int | tuple[int, int] = 0) -> Endpoint:
+        """Accept connections; `port` may be a range, of which the first free one is taken.
+
+        Raises ConfigurationError where the address cannot be bound.
+        """
+        low, high = (port, port) if isinstance(port, int) else port
+        loop = self.loop
+        if self._deadlines is None:
+            self._deadlines = DeadlineDriver(loop, self.world, self._expire)
+        last: OSError | None = None
+        for candidate in range(low, high + 1):
+            address = _SecondaryAddress()
+            try:
+                listener = await loop.create_server(
+                    partial(self._face, address),
+                    host,
+                    candidate,
+                    backlog=1024,
+                )
+            except OSError as error:
+                last = error
+                continue
+            bound = listener.sockets[0].getsockname()
+            endpoint = Endpoint(bound[0], bound[1])
+            address.value = b"%d\0" % endpoint.port
+            self._listeners.append(listener)
+            self.endpoints.append(endpoint)
+            self.world.ledger.endpoint.enter()
+            return endpoint
+        where = f"{host}:{low}" if low == high else f"{host}:{low}-{high}"
+        reason = last.strerror if last is not None and last.strerror else "no port in the range"
+        raise ConfigurationError(f"cannot listen on {where}: {reason}") from last
+
+    def _face(self, address: _SecondaryAddress) -> Any:
+        return face_of(TcpServerConnection(self, address.value), self.loop)
+
+    async def aclose(self) -> None:
+        """Stop accepting, cut every connection, wait for what still runs. May be called twice."""
+        self._closing = True
+        self.core.serving = False
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.close()
+            self.world.ledger.endpoint.leave()
+        self.endpoints.clear()
+        for connection in list(self.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        while self.connections:
+            await asyncio.sleep(0)
+        while self.draining or self._steps:
+            tasks: set[Any] = set(self._steps)
+            for connection in self.draining:
+                tasks.update((connection._calls or {}).values())
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for listener in listeners:
+            await listener.wait_closed()
+        if self._deadlines is not None:
+            self._deadlines.close()
+        self.threads.close()
+
+    # Connections --------------------------------------------------------------------------------------
+
+    def admit(self, connection: TcpServerConnection, transport: Any) -> None:
+        """A connection was accepted: note its address, or turn it away above a limit."""
+        peer = transport.get_extra_info("peername")
+        host = peer[0] if isinstance(peer, tuple) else str(peer)
+        count = self._addresses.get(host, 0)
+        limits = self.limits
+        connection.peer = peer[:2] if isinstance(peer, tuple) else peer
+        connection.identity = host
+        self.connections.add(connection)
+        self._addresses[host] = count + 1
+        if (
+            self._closing
+            or len(self.connections) > limits.max_connections
+            or count >= limits.max_connections_per_address
+        ):
+            if not self._closing:
+                self.core.note_refusal(
+                    peer, f"{len(self.connections)} connections, {count + 1} of this address"
+                )
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(high=limits.write_buffer)
+        deadline = self.world.clock.now() + limits.bind_timeout
+        self._unbound[connection] = deadline
+        assert self._deadlines is not None
+        self._deadlines.want(deadline)
+        if limits.idle_timeout is not None:
+            self._deadlines.want(deadline - limits.bind_timeout + limits.idle_timeout)
+
+    def dismiss(self, connection: TcpServerConnection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        self._unbound.pop(connection, None)
+        self.fragments.pop(connection, None)
+        host = connection.identity
+        assert isinstance(host, str)
+        count = self._addresses.get(host, 0) - 1
+        if count > 0:
+            self._addresses[host] = count
+        else:
+            self._addresses.pop(host, None)
+        if not self.connections and self._deadlines is not None:
+            self._deadlines.close()  # nothing is left that could have a deadline
+
+    def fragment_began(self, connection: TcpServerConnection) -> None:
+        """A PDU or request is incomplete: the peer has a while to finish it."""
+        if connection in self.fragments:
+            return
+        deadline = self.world.clock.now() + self.limits.fragment_timeout
+        self.fragments[connection] = deadline
+        assert self._deadlines is not None
+        self._deadlines.want(deadline)
+
+    def step_in_thread(self, work: Callable[[], bytes | None], then: Stepped) -> None:
+        """Run a handshake step in a thread and tell its outcome here."""
+
+        async def step() -> None:
+            counter = self.world.ledger.task
+            counter.enter()
+            try:
+                token = await self.threads.run(work)
+            except Exception as error:
+                then(None, error)
+            else:
+                then(token, None)
+            finally:
+                counter.leave()
+
+        task = self.loop.create_task(step())
+        self._steps.add(task)
+        task.add_done_callback(self._steps.discard)
+
+    def _expire(self, now: float) -> float | None:
+        """Close connections whose time is over; returns the next deadline."""
+        upcoming: list[float] = []
+        for table, what in ((self._unbound, "bind"), (self.fragments, "finish a PDU")):
+            for connection, deadline in list(table.items()):
+                if deadline > now:
+                    upcoming.append(deadline)
+                    break
+                del table[connection]
+                if table is self._unbound and connection.bound:
+                    continue
+                self.core.note_refusal(connection.peer, f"it did not {what} in time")
+                if connection.transport is not None:
+                    connection.transport.abort()
+        idle = self.limits.idle_timeout
+        if idle is not None and self.connections:
+            if now >= self._idle_check:
+                self._close_idle()
+                self._idle_check = now + idle / 2
+            upcoming.append(self._idle_check)
+        return min(upcoming, default=None)
+
+    def _close_idle(self) -> None:
+        """Close connections that made no call since two checks ago, save the last of a group with handles."""
+        for connection in list(self.connections):
+            if not connection.idle or connection.seen_call_id != connection.last_call_id:
+                connection.seen_call_id = connection.last_call_id
+                continue
+            group: Association | None = connection.association
+            if group is not None and group.handle_count and group.connections == 1:
+                continue
+            log.info("closing idle connection of %s", address_text(connection.peer))
+            connection.hang_up()
+
+    def statistics(self) -> dict[str, int]:
+        return {"connections": len(self.connections), **self.core.statistics()}
+
+    def __repr__(self) -> str:
+        where = ", ".join(map(str, self.endpoints)) or "nowhere"
+        return f"<RpcServer on {where}, {len(self.connections)} connections>"
+
+
+class _SecondaryAddress:
+    """The port as the bind_ack says it; known after binding the socket."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = b""

@@ -1,0 +1,80 @@
+"""The two faces of asyncio's transports: bytes from uvloop, a shared buffer from stock asyncio.
+
+uvloop reads into one buffer of its loop and hands out `bytes` of the size received. Stock asyncio would
+allocate 256 KiB for every read; with `BufferedProtocol` all connections of a loop read into one buffer here.
+Either way an idle connection owns no buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from oxid.errors import TransportError
+
+READ_SIZE: Final = 256 * 1024
+"""Bytes of one read: what asyncio and libuv use."""
+
+_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[bytearray, memoryview]] = WeakKeyDictionary()
+
+
+def shared_buffer(loop: asyncio.AbstractEventLoop) -> tuple[bytearray, memoryview]:
+    """The receive buffer of a loop; valid within one callback."""
+    found = _buffers.get(loop)
+    if found is None:
+        buffer = bytearray(READ_SIZE)
+        found = _buffers[loop] = (buffer, memoryview(buffer))
+    return found
+
+
+def hands_out_bytes(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the loop has a receive buffer of its own (uvloop)."""
+    return type(loop).__module__.startswith("uvloop")
+
+
+class SharedBufferFace(asyncio.BufferedProtocol):
+    """Gives what arrives in the shared buffer to a connection."""
+
+    __slots__ = ("_buffer", "_receive", "_view", "connection")
+
+    def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.connection = connection
+        self._receive = connection.data_received
+        self._buffer, self._view = shared_buffer(loop)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.connection.connection_made(transport)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._receive(bytes(self._view[:nbytes]))
+
+    def eof_received(self) -> None:
+        return None
+
+    def pause_writing(self) -> None:
+        self.connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.connection.resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.connection.connection_lost(error)
+
+
+def face_of(connection: Any, loop: asyncio.AbstractEventLoop) -> Any:
+    """The protocol object to give to this loop for a connection."""
+    return connection if hands_out_bytes(loop) else SharedBufferFace(connection, loop)
+
+
+def transport_error(host: str, port: int, error: OSError | TimeoutError) -> TransportError:
+    """The one-line reason why a connection could not be made."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "timed out"
+    if isinstance(error, TimeoutError) and not isinstance(error, OSError):
+        reason = "timed out"
+    made = TransportError(f"cannot connect to {host}:{port}: {reason}")
+    made.remedy = "check host, port and firewall, and that the server runs"
+    return made

@@ -1,0 +1,1 @@
+"""What Windows calls things: status codes, string bindings; frozen, no behaviour."""

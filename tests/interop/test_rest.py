@@ -1,0 +1,98 @@
+"""Live counts come back to rest: after ten thousand orderly rounds, after a thousand clients that vanish."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.host import ADMIN, PASSWORD, OxidHost
+
+import oxid
+from oxid.auth.credentials import Password
+from oxid.com.options import ClientOptions
+from oxid.samples.calculator import ICalculator
+
+CLSID = "B81BB948-688D-436A-9EBA-5F37813E2375"
+VANISH = Path(__file__).parent / "scripts" / "vanish.py"
+ROUNDS = 10_000
+AT_ONCE = 16
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[OxidHost]:
+    with OxidHost(ping_period=1.0) as started:
+        yield started
+
+
+@pytest.mark.req("ACT-2", "ORPC-6")
+@pytest.mark.limit(180)
+def test_ten_thousand_rounds_of_activate_call_release(host: OxidHost) -> None:
+    async def rounds(machine: oxid.Machine, number: int) -> None:
+        for n in range(number):
+            async with machine.activate(CLSID, ICalculator) as calculator:
+                assert await calculator.add(n, 1) == n + 1
+
+    async def story() -> None:
+        options = ClientOptions(port=host.port, ping_period=host.ping_period)
+        async with oxid.connect("127.0.0.1", Password(ADMIN, PASSWORD), options=options) as machine:
+            await asyncio.gather(*(rounds(machine, ROUNDS // AT_ONCE) for _ in range(AT_ONCE)))
+
+    asyncio.run(story())
+    assert host.status()["total"]["object"] >= ROUNDS
+    host.wait_for_rest()
+
+
+class Vanishing:
+    """Clients of the script, waiting in their calls."""
+
+    def __init__(self, host: OxidHost, clients: int, *more: str) -> None:
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                str(VANISH),
+                *("--port", str(host.port), "--password", PASSWORD, "--clients", str(clients)),
+                *("--ping-period", str(host.ping_period), *more),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OXID_PING_PERIOD": str(host.ping_period)},
+        )
+
+    def wait(self) -> list[int]:
+        """The ids of the processes that the clients are in."""
+        assert self._process.stdout is not None
+        words = self._process.stdout.readline().split()
+        self._children = [int(word) for word in words[1:]]
+        assert words[:1] == ["waits"]
+        return self._children
+
+    def kill(self) -> None:
+        """SIGKILL to every process of clients, by its id; the parent only waits for them."""
+        for child in self._children:
+            os.kill(child, signal.SIGKILL)
+        self._process.wait(30)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@pytest.mark.req("PNG-4", "ORPC-6")
+@pytest.mark.limit(180)
+def test_a_thousand_clients_vanish_in_mid_call_a_hundred_of_them_as_whole_processes(host: OxidHost) -> None:
+    for _ in range(5):
+        groups = [Vanishing(host, 180), Vanishing(host, 20, "--processes")]
+        processes = [group.wait() for group in groups]
+        assert list(map(len, processes)) == [1, 20]
+        until = time.monotonic() + 10
+        while (calls := host.live().get("rpc_call", 0)) < 200 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert calls == 200
+        for group in groups:
+            group.kill()
+    host.wait_for_rest()
