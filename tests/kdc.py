@@ -35,11 +35,14 @@ def _program(name: str) -> str | None:
 
 
 class LocalKdc:
-    """One realm; a context manager."""
+    """One realm; a context manager. `encryption` is the only type of key it has, say `arcfour-hmac`."""
 
-    def __init__(self, directory: Path, realm: str = "OXID.TEST") -> None:
+    def __init__(
+        self, directory: Path, realm: str = "OXID.TEST", encryption: str = "aes256-cts-hmac-sha1-96"
+    ) -> None:
         self.directory = directory / "kdc"
         self.realm = realm
+        self.encryption = encryption
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,7 +63,9 @@ class LocalKdc:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self._write_configuration()
-        self._run("kdb5_util", "create", "-s", "-r", self.realm, "-P", "master key password")
+        self._run(
+            "kdb5_util", "-k", self.encryption, "create", "-s", "-r", self.realm, "-P", "master key password"
+        )
         log = open(self.directory / "kdc.out", "wb")
         with log:
             self._process = subprocess.Popen(
@@ -145,6 +150,9 @@ class LocalKdc:
  udp_preference_limit = 1
  forwardable = true
  qualify_shortname = ""
+ allow_weak_crypto = true
+ allow_rc4 = true
+ permitted_enctypes = {self.encryption}
 [realms]
  {realm} = {{
   kdc = 127.0.0.1:{self.port}
@@ -163,7 +171,7 @@ class LocalKdc:
   acl_file = {here}/kadm5.acl
   key_stash_file = {here}/stash
   max_life = 1h
-  supported_enctypes = aes256-cts-hmac-sha1-96:normal aes128-cts-hmac-sha1-96:normal
+  supported_enctypes = {self.encryption}:normal
  }}
 [logging]
  kdc = FILE:{here}/kdc.log

@@ -72,6 +72,8 @@ class TransportError(OxidError):
 class AuthenticationError(OxidError):
     """A security package refused, or a protected message failed its check."""
 
+    remedy = "check user name and password; Kerberos needs a ticket (kinit) and the host by its name"
+
     def __init__(self, message: str, status: Status | None = None) -> None:
         super().__init__(message)
         self.status = status
@@ -136,11 +138,13 @@ class StatusError(OxidError):
 class AccessDenied(StatusError):
     """The caller may not do this, whichever code the peer chose to say so."""
 
-    remedy = "use an account that the server admits, at packet integrity or privacy"
+    remedy = "check user name and password, and that the server admits the account, at integrity or privacy"
 
 
 class NoSuchInterface(StatusError):
     """The object or server does not have the requested interface."""
+
+    remedy = "check the IID, and that the object's class implements it"
 
 
 class ClassNotRegistered(StatusError):
@@ -151,6 +155,8 @@ class ClassNotRegistered(StatusError):
 
 class ObjectGone(StatusError):
     """The object, or the process it lived in, is no longer there."""
+
+    remedy = "activate it again; OXIDs and objects end with their process"
 
 
 class ServerUnavailable(StatusError):

@@ -81,16 +81,9 @@ class Host:
         interfaces: Sequence[PlainInterface] = (),
         credentials: Credentials | None = None,
     ) -> None:
-        """`credentials`: who this host is where its objects call objects elsewhere; None for nobody.
-
-        Without classes and interfaces the bundled samples are served.
-        """
+        """`credentials`: who this host is where its objects call objects elsewhere; None for nobody."""
         self.options = options
         self.world = world or World.real()
-        if not classes and not interfaces:
-            from oxid.samples import sample_classes, sample_interfaces
-
-            classes, interfaces = sample_classes(), sample_interfaces()
         self.classes = ClassTable(classes)
         self.interfaces = tuple(interfaces)
         self._credentials = credentials

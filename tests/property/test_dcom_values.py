@@ -39,6 +39,8 @@ from oxid.com.orpc import (
     write_orpcthis,
 )
 from oxid.errors import BadStubData, ErrorInfo, OxidError, RemoteProtocolError, StatusError
+from oxid.interfaces.dcom_types import OrpcThisIdl
+from oxid.ndr import Syntax, codec_of
 from oxid.rpc.tower import Tower
 from oxid.values.bindings import DcomBinding, DualStringArray, SecurityBinding, StringBinding
 
@@ -249,3 +251,20 @@ def test_hostile_call_headers_are_refused_or_understood(data, big_endian):
             read(data, big_endian)
         except (BadStubData, StatusError):
             pass
+
+
+@pytest.mark.req("ORPC-5", "ORPC-1")
+@given(st.binary(min_size=16, max_size=16), extents, st.booleans())
+def test_the_hand_written_header_agrees_with_the_declared_one(cid, sent, big_endian):
+    """Activations have ORPCTHIS as an explicit parameter, marshalled by the generated code."""
+    codec = codec_of(OrpcThisIdl, Syntax.NDR20_BE if big_endian else Syntax.NDR20_LE)
+    out = bytearray()
+    write_orpcthis(out, cid, extents=sent, big_endian=big_endian)
+    declared, at = codec.decode(bytes(out), 0, None)
+    assert at == len(out)
+    assert declared.cid.bytes_le == cid
+    found = declared.extensions.extent if sent else []
+    assert [(e.id, e.data[: e.size]) for e in found if e is not None] == [(e.id, e.data) for e in sent]
+    again = bytearray()
+    codec.encode(again, None, declared)
+    assert read_orpcthis(bytes(again), big_endian)[0].extents == sent

@@ -11,6 +11,7 @@ It listens on ports that nobody fixed, or, given a namespace, on that namespace'
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import select
@@ -35,11 +36,19 @@ _STOP_TIME = 15.0  # the host promises 10 s
 
 
 def oxid_command() -> list[str]:
-    """The words that start oxid here: the launcher where it would use this very environment."""
-    launcher = ROOT / "oxid"
-    if launcher.exists() and Path(sys.prefix) == ROOT / ".venv":
-        return [str(launcher)]
-    return [sys.executable, "-m", "oxid"]
+    """The words that start oxid here: the launcher, unless it would set up an environment first."""
+    if Path(sys.prefix) == ROOT / ".venv" and _is_set_up("runtime"):
+        return [str(ROOT / "oxid")]
+    return [sys.executable, "-P", "-m", "oxid"]
+
+
+def _is_set_up(group: str) -> bool:
+    """Whether the launcher finds this checkout's environment up to date."""
+    stamp = ROOT / ".venv" / "oxid-setup" / group
+    lock = ROOT / "locks" / f"{group}.lock"
+    if not stamp.exists():
+        return False
+    return stamp.read_text() == f"{hashlib.sha256(lock.read_bytes()).hexdigest()} {ROOT}\n"
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -111,7 +111,8 @@ class ReferenceReader:
     def text(self, node: Text, counts: list[int]) -> str:
         maximum = counts[0] if node.bound is None else node.bound
         offset, actual = self.count(), self.count()
-        assert offset == 0 and 0 < actual <= maximum
+        assert offset == 0
+        assert 0 < actual <= maximum
         size = actual * (2 if node.wide else 1)
         raw = self.data[self.at : self.at + size]
         self.at += size
@@ -128,7 +129,8 @@ class ReferenceReader:
         if node.varying:
             for i, maximum in enumerate(maxima):
                 offset, extents[i] = self.count(), self.count()
-                assert offset == 0 and extents[i] <= maximum
+                assert offset == 0
+                assert extents[i] <= maximum
         total = 1
         for extent in extents:
             total *= extent

@@ -42,7 +42,9 @@ class ICalculator(IUnknown):
     async def divide(self, dividend: F64, divisor: F64) -> F64:
         raise NotImplementedError
 
-    @operation(5, wire=(count_of("data", U32, name="size"), "data"), out="echoed", correlate={"echoed": "data"})
+    @operation(
+        5, wire=(count_of("data", U32, name="size"), "data"), out="echoed", correlate={"echoed": "data"}
+    )
     async def echo(self, data: Octets) -> Octets:
         raise NotImplementedError
 
@@ -144,7 +146,10 @@ class IEcho:
         raise NotImplementedError
 
     @operation(
-        1, wire=(count_of("in_data", U32, name="len"), "in_data"), out="out_data", correlate={"out_data": "in_data"}
+        1,
+        wire=(count_of("in_data", U32, name="len"), "in_data"),
+        out="out_data",
+        correlate={"out_data": "in_data"},
     )
     def echo_data(self, in_data: Octets) -> Octets:
         raise NotImplementedError

@@ -48,7 +48,7 @@ def make_struct(nodes: list[Node]) -> Struct:
 
 def make_union(arms: list[Node], *, encapsulated: bool, ms_union: bool) -> UnionNode:
     class Made(words.Union, switch=words.U16, encapsulated=encapsulated, ms_union=ms_union):
-        cases = {i: arm for i, arm in enumerate(arms)} | {DEFAULT: None}
+        cases = dict(enumerate(arms)) | {DEFAULT: None}
 
     return Made.__ndr__
 

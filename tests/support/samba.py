@@ -40,6 +40,7 @@ def write_configuration(directory: Path) -> Path:
   ncalrpc dir = {directory}/ncalrpc
   log file = {directory}/log/%m.log
   passdb backend = tdbsam
+  allow dcerpc auth level connect = yes
   rpc start on demand helpers = false
   disable spoolss = yes
   load printers = no

@@ -5,11 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from oxid.errors import AccessDenied, BadStubData, LocalProtocolError, StatusError
-from oxid.ndr import Syntax
-from oxid.rpc.interface import spec_of
-from oxid.values.status import HResult
 from tests.support.ndr_samples import (
     Enum1,
     Enum1Wide,
@@ -20,11 +15,16 @@ from tests.support.ndr_samples import (
     IEcho,
     Info,
     Info1,
+    Info4,
     Info5,
     Info7,
-    Info4,
     Surrounding,
 )
+
+from oxid.errors import AccessDenied, BadStubData, LocalProtocolError, StatusError
+from oxid.ndr import Syntax
+from oxid.rpc.interface import spec_of
+from oxid.values.status import HResult
 
 LE, BE, WIDE = Syntax.NDR20_LE, Syntax.NDR20_BE, Syntax.NDR64
 HEADER = 24
@@ -146,7 +146,9 @@ FAILURES = [
 
 @pytest.mark.req("NDR-8")
 @pytest.mark.parametrize(
-    ("interface", "opnum", "args", "wire"), [failure[1:] for failure in FAILURES], ids=[f[0] for f in FAILURES]
+    ("interface", "opnum", "args", "wire"),
+    [failure[1:] for failure in FAILURES],
+    ids=[f[0] for f in FAILURES],
 )
 def test_failing_methods_answer_zeros_and_their_status(
     interface: type[Any], opnum: int, args: tuple[Any, ...], wire: str
@@ -197,7 +199,10 @@ def test_requests_that_contradict_themselves_fault_with_bad_stub_data(
 
 @pytest.mark.req("NDR-12")
 def test_bytes_behind_the_last_argument_are_ignored() -> None:
-    assert codec(ICalculator, 3).decode_request(bytes.fromhex("01000000 02000000 ffffffff ff"), 0, None) == (1, 2)
+    assert codec(ICalculator, 3).decode_request(bytes.fromhex("01000000 02000000 ffffffff ff"), 0, None) == (
+        1,
+        2,
+    )
     assert codec(ICalculator, 3).decode_reply(bytes.fromhex("01000000 00000000 ffffffff ff"), 0, None) == 1
 
 

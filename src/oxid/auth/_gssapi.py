@@ -45,6 +45,8 @@ GSS_S_NO_CRED: Final = 7
 _KERBEROS: Final = bytes.fromhex("2a864886f712010202")
 _NT_PRINCIPAL: Final = bytes.fromhex("2a864886f71201020201")
 _SESSION_KEY: Final = bytes.fromhex("2a864886f7120102020505")
+_OLD_TYPES: Final = (16, 23, 24)
+"""Triple DES and RC4, whose tokens are those of [RFC1964]; Windows 2003 and older know no AES."""
 _LIBRARY: Final = "libgssapi_krb5.so.2"
 
 
@@ -237,14 +239,17 @@ class Gss:
         self.check("Kerberos handshake", major, minor)
         return major, outgoing, got.value, source
 
-    def session_key(self, context: c_void_p) -> bytes:
+    def session_key(self, context: c_void_p) -> tuple[bytes, int]:
+        """The key the two ends share, and its encryption type (17 and 18 are AES). [RFC3961] 8"""
         minor, found = c_uint32(), POINTER(BufferSet)()
         kind = _oid(_SESSION_KEY)
         major = self.inquire_sec_context_by_oid(byref(minor), context, byref(kind), byref(found))
         self.check("Kerberos session key", major, minor)
         try:
-            first = found.contents.elements[0]
-            return ctypes.string_at(first.value, first.length)
+            key, kind_of_key = found.contents.elements[0], found.contents.elements[1]
+            # The second buffer is an object identifier whose last arc is the encryption type.
+            arcs = ctypes.string_at(kind_of_key.value, kind_of_key.length)
+            return ctypes.string_at(key.value, key.length), arcs[-1]
         finally:
             self.release_buffer_set(byref(minor), byref(found))
 
@@ -261,7 +266,7 @@ class Gss:
         self.check("Kerberos signature", major, minor)
         return major
 
-    def token_size(self, context: c_void_p, *, sealed: bool) -> int:
+    def token_size(self, context: c_void_p, encryption_type: int, *, sealed: bool) -> int:
         """How long the token of every PDU is."""
         minor = c_uint32()
         kind = IOV_HEADER if sealed else IOV_MIC_TOKEN
@@ -271,7 +276,10 @@ class Gss:
         else:
             major = self.get_mic_iov_length(byref(minor), context, 0, iov, 2)
         self.check("Kerberos token size", major, minor)
-        return int(iov[0].buffer.length)
+        size = int(iov[0].buffer.length)
+        if not sealed and encryption_type in _OLD_TYPES:
+            size -= 8  # the library counts a confounder that a MIC does not have
+        return size
 
     def free_name(self, name: c_void_p) -> None:
         if name:

@@ -4,7 +4,8 @@
     limiter.check(peer, now)        raises AuthenticationError once there were too many failures
     limiter.failed(peer, now)       limiter.succeeded(peer)
 
-Pure bookkeeping; time is passed in. Failures age out of a sliding window.
+Pure bookkeeping; time is passed in. Failures age out of a sliding window. Handshakes that run in threads
+may use it at once: every step is one operation on one dict.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class FailureLimiter:
         oldest = now - self.window_s
         failures[:] = [at for at in failures if at > oldest]
         if not failures:
-            del self._failures[peer]
+            self._failures.pop(peer, None)
         elif len(failures) >= self.limit:
             raise AuthenticationError(
                 f"{peer}: {len(failures)} failed logons within {self.window_s:g} s",
@@ -45,9 +46,8 @@ class FailureLimiter:
             )
 
     def failed(self, peer: str, now: float) -> None:
-        self._failures.setdefault(peer, []).append(now)
-        self._failures.move_to_end(peer)
-        del self._failures[peer][: -self.limit]
+        failures = [*self._failures.pop(peer, ()), now]
+        self._failures[peer] = failures[-self.limit :]
         while len(self._failures) > self.most_peers:
             self._failures.popitem(last=False)
 

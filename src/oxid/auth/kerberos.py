@@ -264,10 +264,10 @@ class KerberosContext(Counted):
             self.impersonation = Impersonation.DELEGATE
         gss = self._gss
         try:
-            self.session_key = gss.session_key(self._context)
+            self.session_key, encryption_type = gss.session_key(self._context)
             if self.level >= AuthLevel.CALL:
                 sealed = self.level == AuthLevel.PKT_PRIVACY
-                self.signature_size = gss.token_size(self._context, sealed=sealed)
+                self.signature_size = gss.token_size(self._context, encryption_type, sealed=sealed)
         except g.GssFailure as error:
             raise AuthenticationError(str(error)) from error
         self._release_handshake()

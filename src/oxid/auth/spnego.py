@@ -187,6 +187,7 @@ class SpnegoContext(Counted):
 
     def _adopt(self, mechanism: SecurityContext) -> SecurityContext:
         mechanism.header_signing = self._header_signing
+        self.blocking = mechanism.blocking
         self._inner = mechanism
         return mechanism
 

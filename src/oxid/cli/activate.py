@@ -32,6 +32,7 @@ def activate(target: Target, clsid: UUID, iids: tuple[UUID, ...], access: Access
 
     async def story(machine: Machine) -> ActivationOut:
         out = await machine.activate_raw(clsid, iids or (IID_IUNKNOWN,))
+        machine.use_exporter(out)
         for proxy in [machine.proxy(r.objref, None) for r in out.interfaces if r.objref is not None]:
             await proxy.release()
         return out

@@ -84,6 +84,13 @@ def offer_of(module: ModuleType, name: str) -> Offer:
     return offer
 
 
+def bundled() -> Offer:
+    """The samples, served where no application is named."""
+    from oxid.samples import sample_classes, sample_interfaces
+
+    return Offer(sample_classes(), sample_interfaces())
+
+
 def samples() -> list[ModuleType]:
     """The bundled samples, each a module."""
     import oxid.samples

@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 import click
 
 from oxid._version import __version__
-from oxid.errors import OxidError
+from oxid.errors import OxidError, RemoteProtocolError
 
 COMMANDS: Final = {
     "serve": "run the host with the bundled samples, or with your classes",
@@ -130,7 +130,10 @@ def explain(error: BaseException) -> str:
         error = error.exceptions[0]
     if isinstance(error, OxidError):
         text = str(error) or type(error).__name__
-        return f"{text}; {error.remedy}" if error.remedy and error.remedy not in text else text
+        remedy = error.remedy
+        if remedy is None and isinstance(error, RemoteProtocolError):
+            remedy = "check host and port: the peer does not keep to DCE/RPC"
+        return f"{text}; {remedy}" if remedy and remedy not in text else text
     if isinstance(error, TimeoutError):
         return f"{str(error) or 'no answer in time'}; check host and port, or give it longer with --timeout"
     if isinstance(error, OSError):

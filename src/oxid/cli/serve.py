@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import Any, Final
 
 import click
 
-from oxid.cli.apps import Offer, load, offer_of
+from oxid.cli.apps import Offer, bundled, load, offer_of
 from oxid.cli.logs import start_logging
 from oxid.cli.output import progress
 from oxid.cli.parameters import ADDRESS, PERIOD, PORT_RANGE, log_level_option, state_option
-from oxid.cli.program import VERBOSE, complain
+from oxid.cli.program import VERBOSE, complain, explain
 from oxid.config import HostOptions, host_options
 from oxid.errors import ConfigurationError
 from oxid.ledger import Ledger
@@ -62,7 +63,7 @@ def serve(context: click.Context, /, apps: tuple[str, ...], config: Path | None,
     start_logging(options, verbose=verbose)
     prepare_state(options)
     with progress("starting"):
-        offered = [offer_of(load(app), app) for app in apps]
+        offered = [offer_of(load(app), app) for app in apps] or [bundled()]
 
     def reread() -> HostOptions:
         fresh = read_options()
@@ -74,7 +75,7 @@ def serve(context: click.Context, /, apps: tuple[str, ...], config: Path | None,
 
 
 async def host_process(options: HostOptions, offered: list[Offer], reread: Callable[[], HostOptions]) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. Without an offer it is the samples."""
+    """Serve until SIGTERM or SIGINT; returns the exit code."""
     from oxid.host import Host
     from oxid.world import World
 
@@ -90,9 +91,12 @@ async def host_process(options: HostOptions, offered: list[Offer], reread: Calla
         while await told.get() == signal.SIGHUP:
             try:
                 host.reload(reread())
-            except ConfigurationError as error:
-                complain(f"the old configuration stays: {error}")
-        give_up = loop.call_later(STOP_WITHIN_S - 0.5, stop_hard, world.ledger)
+            except Exception as error:  # a host does not end because its new configuration is wrong
+                complain(f"the old configuration stays: {explain(error)}")
+        # A thread, since what does not let itself be stopped may well hold the loop.
+        give_up = threading.Timer(STOP_WITHIN_S - 0.5, stop_hard, [world.ledger])
+        give_up.daemon = True
+        give_up.start()
     give_up.cancel()
     click.echo(stopped_line(world.ledger))
     return 1 if any(world.ledger.live().values()) else 0

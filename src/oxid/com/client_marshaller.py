@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class _NeedsReferences(Exception):
     """A proxy has no reference to spare: more must be fetched before it can be passed on."""
 
-    def __init__(self, pointer: RemotePointer) -> None:
+    def __init__(self, proxy: Proxy, pointer: RemotePointer) -> None:
+        self.channel = proxy._channel
         self.pointer = pointer
 
 
@@ -40,8 +41,7 @@ class ClientMarshaller:
                 codec.encode_request(out, self, *arguments)
             except _NeedsReferences as wanted:
                 self.take_back()
-                channel = self._machine._channel(wanted.pointer.object.exporter.oxid)
-                await channel.add_refs(wanted.pointer)
+                await wanted.channel.add_refs(wanted.pointer)
                 continue
             except BaseException:
                 self.take_back()
@@ -54,7 +54,7 @@ class ClientMarshaller:
             if pointer is None or target._released:
                 raise LocalProtocolError(f"{target!r} cannot be passed on: it is released")
             if pointer.refs < 2:
-                raise _NeedsReferences(pointer)
+                raise _NeedsReferences(target, pointer)
             pointer.refs -= 1
             self._passed_on.append(pointer)
             return pointer.objref(1)
@@ -65,9 +65,7 @@ class ClientMarshaller:
             )
         if declared is None:
             raise NotSupported("a parameter without a declared interface takes proxies only")
-        exported = self._exporter.export(target)
-        spec = spec_of(declared)
-        found = self._exporter.query(exported, spec.uuid) or self._exporter.pointer(exported, spec)
+        found = self._exporter.pointer_to(target, spec_of(declared))
         reference = self._exporter.objref(found)
         self._granted.append((found, reference.std.public_refs))
         return reference.encode()
@@ -99,7 +97,5 @@ class ClientMarshaller:
 
     def drop_imported(self) -> None:
         """The reply was wrong as a whole: let go what it brought so far."""
-        for proxy in self._imported:
-            proxy._let_go()
-            self._machine.spawn(proxy._channel.send_releases())
+        self._machine.abandon(self._imported)
         self._imported.clear()

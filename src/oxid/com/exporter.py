@@ -74,6 +74,10 @@ class Importer(Protocol):
         """The call is over: release the proxies it did not keep."""
         ...
 
+    def abandon(self, proxies: list[Any]) -> None:
+        """The call never began: release its proxies in the background."""
+        ...
+
 
 class Exporter:
     """All objects that one process offers under one OXID."""
@@ -133,12 +137,21 @@ class Exporter:
         spec = interface_of(exported.target, iid)
         return self.pointer(exported, spec) if spec is not None else None
 
+    def pointer_to(self, target: Any, spec: InterfaceSpec) -> InterfacePointer:
+        """The pointer to one interface of an object, which is exported for it where it was not before.
+
+        Raises NotSupported where the object lacks a method of the interface; it is then not exported.
+        """
+        exported = self.table.export(target)
+        try:
+            return self.pointer(exported, interface_of(target, spec.uuid) or spec)
+        except BaseException:
+            self.table.discard_if_unreferenced(exported, "it does not have the interface")
+            raise
+
     def marshal(self, target: Any, spec: InterfaceSpec, refs: int = MARSHAL_REFS) -> bytes:
         """An OBJREF for one interface of `target`, carrying `refs` public references."""
-        exported = self.table.export(target)
-        found = interface_of(target, spec.uuid) or spec
-        pointer = self.pointer(exported, found)
-        return self.objref(pointer, refs).encode()
+        return self.objref(self.pointer_to(target, spec), refs).encode()
 
     def objref(self, pointer: InterfacePointer, refs: int = MARSHAL_REFS) -> StandardObjRef:
         """Grant `refs` references and describe them."""
@@ -207,7 +220,12 @@ class Exporter:
         self, call: ServerCall, exported: ExportedObject, row: Row, at: int
     ) -> bytearray | Coroutine[Any, Any, bytearray]:
         marshaller = CallMarshaller(self)
-        arguments = row.decode(call.stub, at, marshaller)
+        try:
+            arguments = row.decode(call.stub, at, marshaller)
+        except BaseException:
+            if marshaller.imported and self.importer is not None:
+                self.importer.abandon(marshaller.imported)
+            raise
         exported.calls += 1
         if row.kind == PLAIN and not marshaller.imported:
             set_current_call(call)
@@ -361,8 +379,7 @@ class CallMarshaller:
             raise NotSupported(
                 "return TypedPointer(object, spec) where another parameter names the interface"
             )
-        exported = self._exporter.export(target)
-        pointer = self._exporter.query(exported, spec.uuid) or self._exporter.pointer(exported, spec)
+        pointer = self._exporter.pointer_to(target, spec)
         reference = self._exporter.objref(pointer)
         self._granted.append((pointer, MARSHAL_REFS))
         return reference.encode()

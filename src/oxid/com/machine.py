@@ -349,6 +349,12 @@ class Machine:
             if not proxy._kept:
                 await proxy.release()
 
+    def abandon(self, proxies: Sequence[Any]) -> None:
+        """Let go proxies that nobody will use, and tell their servers in the background."""
+        for proxy in proxies:
+            proxy._let_go()
+            self.spawn(proxy._channel.send_releases())
+
     def _channel(self, oxid: int) -> Channel:
         channel = self._channels.get(oxid)
         if channel is None:

@@ -8,8 +8,6 @@ Always little-endian and packed, whatever the call around it uses.
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from struct import Struct, pack
 from typing import Final, TypeAlias
@@ -150,22 +148,6 @@ def decode_objref(data: bytes) -> ObjRef:
     if flags == OBJREF_EXTENDED:
         return _extended(iid, cursor)
     raise invalid_objref(f"an object reference of kind {flags:#x}; wanted exactly one of 1, 2, 4, 8")
-
-
-def text_moniker(objref: bytes) -> str:
-    """An OBJREF as text that can be passed around by hand, the form COM's OBJREF moniker displays."""
-    return f"OBJREF:{b64encode(objref).decode('ascii')}:"
-
-
-def parse_moniker(text: str) -> bytes:
-    """The OBJREF inside `OBJREF:...:`. Raises StatusError RPC_E_INVALID_OBJREF."""
-    scheme, _, rest = text.partition(":")
-    if scheme.upper() != "OBJREF" or not rest.endswith(":"):
-        raise invalid_objref("an OBJREF moniker looks like OBJREF:base64:")
-    try:
-        return b64decode(rest[:-1], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise invalid_objref(f"the moniker is not base64: {error}") from error
 
 
 def _header(kind: int, iid: UUID) -> bytes:

@@ -33,7 +33,7 @@ def explain(node: Node, value: Any, path: str) -> str | None:
         return _explain_number(node, value, path)
     if isinstance(node, Pointer):
         if value is None:
-            return f"{path} cannot be None" if node.kind is PointerKind.REF else None
+            return None if node.optional else f"{path} cannot be None"
         return None if node.kind is PointerKind.FULL else explain(node.target, value, path)
     if isinstance(node, Text) or (isinstance(node, Array) and node.text):
         return None if isinstance(value, str) else f"{path} must be a str, not {_shown(value)}"

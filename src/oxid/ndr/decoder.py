@@ -8,9 +8,8 @@ is built from it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from struct import calcsize
 
-from oxid.ndr.emit import MAX_DEPTH, Emitter
+from oxid.ndr.emit import MAX_DEPTH, ReadRuns
 from oxid.ndr.model import (
     DEFAULT,
     Array,
@@ -36,18 +35,17 @@ from oxid.ndr.syntax import Syntax
 _UNPACKERS: dict[tuple[str, str], UnpackCache] = {}
 _GUIDS = {True: GuidReader(little=True), False: GuidReader(little=False)}
 
+NUL = repr("\0")
+
 CAST_FROM = 128
 """From this many items a memoryview cast beats unpacking (measured: equal at 100)."""
 
 
-class Decoder(Emitter):
+class Decoder(ReadRuns):
     """Writes the body of decoding functions: `buf`, `at`, `end`, the marshaller `m`, full pointers `seen`."""
 
     def __init__(self, syntax: Syntax) -> None:
         super().__init__(syntax)
-        self.run: list[tuple[str, str | None]] = []
-        self.after: list[Callable[[], None]] = []
-        self.delta = 0
         self.objects: dict[str, str] = {}
         self.counts: dict[tuple[str, str], str] = {}
         self.extents: dict[str, tuple[str, str]] = {}
@@ -55,57 +53,8 @@ class Decoder(Emitter):
         self.apart = 0
         self.uses_full = False
 
-    # positions
-
-    def take(self, code: str, size: int, align: int, target: str) -> None:
-        self.align(align)
-        self.run.append((code, target))
-        self.advance(size)
-
-    def skip(self, size: int) -> None:
-        if size:
-            self.run.append((f"{size}x", None))
-            self.advance(size)
-
-    def align(self, boundary: int) -> None:
-        if boundary <= 1:
-            return
-        if self.mod % boundary == 0:
-            self.skip(-self.rem % boundary)
-            return
-        self.flush()
-        self.line(f"at = (at + {self.delta + boundary - 1}) & -{boundary}")
-        self.delta = 0
-        self.mod, self.rem = boundary, 0
-
-    def read_run(self) -> None:
-        """Write the pending fixed run, leaving its length to be added to `at` later."""
-        while self.run or self.after:
-            run, self.run = self.run, []
-            after, self.after = self.after, []
-            targets = [target for _, target in run if target is not None]
-            form = "".join(code for code, _ in run)
-            unpack = self.packer(form, "unpack_from") if targets else ""
-            size = calcsize(self.syntax.order + form)
-            where = f"at + {self.delta}" if self.delta else "at"
-            if targets:
-                self.line(f"{', '.join(targets)}{',' if len(targets) == 1 else ''} = {unpack}(buf, {where})")
-            self.delta += size
-            for write in after:
-                write()
-
-    def flush(self) -> None:
-        self.read_run()
-        if self.delta:
-            self.line(f"at += {self.delta}")
-            self.delta = 0
-
     def count(self, target: str) -> None:
         self.take(self.syntax.count_code, self.syntax.count_size, self.syntax.count_size, target)
-
-    def check(self, condition: str, message: str) -> None:
-        with self.block(f"if {condition}:"):
-            self.line(f"bad({f'{self.label}: {message}'!r})")
 
     # the steps
 
@@ -225,7 +174,11 @@ class Decoder(Emitter):
         with self.block(f"if {offset} or {actual} > {maximum} or {stop} > len(buf):"):
             self.line(f"bad({f'{self.label}: a string that does not fit its counts or the stub data'!r})")
         decode = self.constant(DECODERS[node.wide, self.syntax.little], "decode")
-        self.line(f"{place} = text_of(buf[at:{stop}], {decode}, {self.label!r})")
+        text = self.fresh("u")
+        self.line(f"{text} = {decode}(buf[at:{stop}], 'surrogatepass', True)[0]")
+        with self.block(f"if not {text} or {text}.find({NUL}) != len({text}) - 1:"):
+            self.line(f"bad({f'{self.label}: a string whose terminator is not its last character'!r})")
+        self.line(f"{place} = {text}[:-1]")
         self.line(f"at = {stop}")
         self.mod, self.rem = width, 0
         self.extents[place] = (maximum, actual)

@@ -125,6 +125,100 @@ class Emitter:
         return made
 
 
+class WriteRuns(Emitter):
+    """Collects what is packed together; written when something else has to come."""
+
+    def __init__(self, syntax: Syntax) -> None:
+        super().__init__(syntax)
+        self.run: list[tuple[str, str | None]] = []
+
+    def put(self, code: str, size: int, align: int, expression: str) -> None:
+        self.align(align)
+        self.run.append((code, expression))
+        self.advance(size)
+
+    def align(self, boundary: int) -> None:
+        if boundary <= 1:
+            return
+        if self.mod % boundary == 0:
+            pad = -self.rem % boundary
+            if pad:
+                self.run.append((f"{pad}x", None))
+                self.advance(pad)
+            return
+        self.flush()
+        self.line(f"out += PAD{boundary}[len(out) & {boundary - 1}]")
+        self.mod, self.rem = boundary, 0
+
+    def flush(self) -> None:
+        if not self.run:
+            return
+        values = [expression for _, expression in self.run if expression is not None]
+        if values:
+            pack = self.packer("".join(code for code, _ in self.run), "pack")
+            self.line(f"out += {pack}({', '.join(values)})")
+        else:
+            self.line(f"out += {bytes(sum(int(code[:-1]) for code, _ in self.run))!r}")
+        self.run = []
+
+
+class ReadRuns(Emitter):
+    """Collects what is unpacked together; `delta` is what `at` still has to move by."""
+
+    def __init__(self, syntax: Syntax) -> None:
+        super().__init__(syntax)
+        self.run: list[tuple[str, str | None]] = []
+        self.after: list[Callable[[], None]] = []
+        self.delta = 0
+
+    def take(self, code: str, size: int, align: int, target: str) -> None:
+        self.align(align)
+        self.run.append((code, target))
+        self.advance(size)
+
+    def skip(self, size: int) -> None:
+        if size:
+            self.run.append((f"{size}x", None))
+            self.advance(size)
+
+    def align(self, boundary: int) -> None:
+        if boundary <= 1:
+            return
+        if self.mod % boundary == 0:
+            self.skip(-self.rem % boundary)
+            return
+        self.flush()
+        self.line(f"at = (at + {self.delta + boundary - 1}) & -{boundary}")
+        self.delta = 0
+        self.mod, self.rem = boundary, 0
+
+    def read_run(self) -> None:
+        """Write the pending fixed run, leaving its length to be added to `at` later."""
+        while self.run or self.after:
+            run, self.run = self.run, []
+            after, self.after = self.after, []
+            targets = [target for _, target in run if target is not None]
+            form = "".join(code for code, _ in run)
+            unpack = self.packer(form, "unpack_from") if targets else ""
+            size = struct.calcsize(self.syntax.order + form)
+            where = f"at + {self.delta}" if self.delta else "at"
+            if targets:
+                self.line(f"{', '.join(targets)}{',' if len(targets) == 1 else ''} = {unpack}(buf, {where})")
+            self.delta += size
+            for write in after:
+                write()
+
+    def flush(self) -> None:
+        self.read_run()
+        if self.delta:
+            self.line(f"at += {self.delta}")
+            self.delta = 0
+
+    def check(self, condition: str, message: str) -> None:
+        with self.block(f"if {condition}:"):
+            self.line(f"bad({f'{self.label}: {message}'!r})")
+
+
 def _join(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     mod = gcd(a[0], b[0], abs(a[1] - b[1]))
     return mod, a[1] % mod

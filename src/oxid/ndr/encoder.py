@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from oxid.ndr.emit import MAX_DEPTH, Emitter
+from oxid.ndr.emit import MAX_DEPTH, WriteRuns
 from oxid.ndr.model import (
     DEFAULT,
     Array,
@@ -34,48 +34,18 @@ from oxid.ndr.syntax import Syntax
 _PACKERS: dict[tuple[str, str], PackCache] = {}
 _GUIDS = {True: GuidWriter(little=True), False: GuidWriter(little=False)}
 
+NUL = repr("\0")
 
-class Encoder(Emitter):
+
+class Encoder(WriteRuns):
     """Writes the body of encoding functions; the buffer is `out`, the marshaller `m`, full pointers `ids`."""
 
     def __init__(self, syntax: Syntax) -> None:
         super().__init__(syntax)
-        self.run: list[tuple[str, str | None]] = []
         self.locals: list[dict[str, str]] = [{}]
         self.capacity: dict[str, str] = {}
         self.referents = 0
         self.uses_full = False
-
-    # positions
-
-    def put(self, code: str, size: int, align: int, expression: str) -> None:
-        self.align(align)
-        self.run.append((code, expression))
-        self.advance(size)
-
-    def align(self, boundary: int) -> None:
-        if boundary <= 1:
-            return
-        if self.mod % boundary == 0:
-            pad = -self.rem % boundary
-            if pad:
-                self.run.append((f"{pad}x", None))
-                self.advance(pad)
-            return
-        self.flush()
-        self.line(f"out += PAD{boundary}[len(out) & {boundary - 1}]")
-        self.mod, self.rem = boundary, 0
-
-    def flush(self) -> None:
-        if not self.run:
-            return
-        values = [expression for _, expression in self.run if expression is not None]
-        if values:
-            pack = self.packer("".join(code for code, _ in self.run), "pack")
-            self.line(f"out += {pack}({', '.join(values)})")
-        else:
-            self.line(f"out += {bytes(sum(int(code[:-1]) for code, _ in self.run))!r}")
-        self.run = []
 
     def local(self, expression: str) -> str:
         """A local variable with the value of an expression; the same one while the block lasts."""
@@ -207,7 +177,11 @@ class Encoder(Emitter):
                 return scope[key], scope[key + "#"]
         raw, count = self.fresh("b"), self.fresh("k")
         encode = self.constant(ENCODERS[node.wide, self.syntax.little], "encode")
-        self.line(f"{raw} = text_bytes({expression}, {encode}, {self.label!r})")
+        value = self.local(expression)
+        # Written out here: a call of a helper costs as much as the encoding of a short string.
+        with self.block(f"if {NUL} in {value}:"):
+            self.line(f"refuse({f'{self.label}: a string cannot hold a NUL character'!r})")
+        self.line(f"{raw} = {encode}({value}, 'surrogatepass')[0]")
         self.line(f"{count} = (len({raw}) >> 1) + 1" if node.wide else f"{count} = len({raw}) + 1")
         if node.bound is not None:
             with self.block(f"if {count} > {node.bound}:"):
@@ -327,8 +301,9 @@ class Encoder(Emitter):
     def _pointer(self, node: Pointer, expression: str) -> None:
         if node.kind is PointerKind.REF:
             value = self.local(expression)
-            with self.block(f"if {value} is None:"):
-                self.line(f"refuse('{self.label}: a reference pointer cannot be None')")
+            if not node.optional:
+                with self.block(f"if {value} is None:"):
+                    self.line(f"refuse('{self.label}: a reference pointer cannot be None')")
             self.count(self.referent_id())
         elif node.kind is PointerKind.UNIQUE:
             self.count(f"0 if {self.local(expression)} is None else {self.referent_id()}")

@@ -203,6 +203,15 @@ class Pointer(Node):
     def pointers(self) -> bool:
         return True
 
+    @property
+    def optional(self) -> bool:
+        """Whether None is one of its values: a reference may lead to a pointer that is NULL."""
+        if self.kind is not PointerKind.REF:
+            return True
+        return isinstance(self.target, InterfaceNode) or (
+            isinstance(self.target, Pointer) and self.target.optional
+        )
+
     def parts(self) -> list[Node]:
         return [self.target]
 

@@ -72,7 +72,7 @@ def encode_v2(
     value: Any,
     *,
     syntax: Syntax = Syntax.NDR20_LE,
-    interface: UUID = UUID(int=0),  # noqa: B008 - a UUID is immutable
+    interface: UUID = UUID(int=0),
     version: tuple[int, int] = (0, 0),
 ) -> bytes:
     """Return a version 2 stream with one value; always little-endian. [MS-RPCE] 2.2.7"""

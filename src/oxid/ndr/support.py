@@ -80,7 +80,7 @@ class GuidWriter(dict[UUID, bytes]):
         self.little = little
 
     def __missing__(self, uuid: UUID) -> bytes:
-        if type(uuid) is not UUID:
+        if not isinstance(uuid, UUID):
             raise TypeError(f"a UUID is needed, not {uuid!r}")
         raw = uuid.bytes_le if self.little else uuid.bytes
         if len(self) >= 4096:
@@ -138,21 +138,6 @@ def handle_to_big(value: bytes | None) -> bytes:
 
 def handle_from_big(raw: bytes) -> bytes:
     return _HANDLE_LITTLE.pack(*_HANDLE_BIG.unpack(raw))
-
-
-def text_bytes(value: str, encode: Callable[[str, str], tuple[bytes, int]], label: str) -> bytes:
-    """The characters of a [string] without its terminator. An embedded NUL would cut it short."""
-    if "\0" in value:
-        raise LocalProtocolError(f"{label}: a string cannot hold a NUL character")
-    return encode(value, "surrogatepass")[0]
-
-
-def text_of(raw: bytes, decode: Callable[[bytes, str, bool], tuple[str, int]], label: str) -> str:
-    """A received [string]; its only terminator is the last character."""
-    text = decode(raw, "surrogatepass", True)[0]
-    if not text or text.find("\0") != len(text) - 1:
-        raise BadStubData(f"{label}: a string whose terminator is not its last character")
-    return text[:-1]
 
 
 def latin_decode(raw: bytes, errors: str, final: bool) -> tuple[str, int]:

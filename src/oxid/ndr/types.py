@@ -204,7 +204,8 @@ class Union:
     class Info(Union, switch=U16):       # or also encapsulated=True, ms_union=True as in the IDL
         cases = {1: U8, 2: Point, DEFAULT: None}
 
-    Info(1, 7).tag == 1. None is an empty arm; without DEFAULT an unknown tag is refused.
+    Info(1, 7).tag == 1. None is an empty arm; without DEFAULT an unknown tag is refused. An arm may be a string
+    that is evaluated later: needed for classes below, and type checkers want it for `"Unique[Str]"`.
     """
 
     __slots__ = ("tag", "value")

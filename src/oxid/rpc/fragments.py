@@ -47,6 +47,10 @@ class Partial:
         self.size = 0
         self.count = 0
 
+    @property
+    def context_id(self) -> int:
+        return 0 if self.context is None else self.context.context_id
+
     def add(self, chunk: bytes | memoryview, *, max_size: int, max_fragments: int) -> None:
         """Take the next chunk. Raises RemoteProtocolError, status 5, where it becomes too much."""
         self.size += len(chunk)

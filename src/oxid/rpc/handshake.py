@@ -23,6 +23,7 @@ from oxid.rpc.presentation import (
 from oxid.rpc.security import AUTH_NTLM, SecurityEntry, check_level
 from oxid.rpc.server_core import address_text, log
 from oxid.values import status as s
+from oxid.values.status import NtStatus
 
 if TYPE_CHECKING:
     from oxid.rpc.server_connection import ServerConnection
@@ -56,7 +57,7 @@ def on_bind(connection: ServerConnection, pdu: bytes, header: Header) -> None:
             _sign_headers(connection)
         _acknowledge(connection, header, negotiation, None, b"")
         return
-    entry = _entry_for(connection, trailer, header, alter)
+    entry = _entry_for(connection, trailer, header, bind.elements, alter)
     _step(connection, entry, pdu[trailer.at + p.TRAILER_SIZE :], header, negotiation)
 
 
@@ -85,7 +86,13 @@ def _agree_sizes(connection: ServerConnection, bind: p.Bind, negotiation: Negoti
     connection._max_receive = max(limits.max_fragment, agreed)
 
 
-def _entry_for(connection: ServerConnection, trailer: Trailer, header: Header, alter: bool) -> SecurityEntry:
+def _entry_for(
+    connection: ServerConnection,
+    trailer: Trailer,
+    header: Header,
+    elements: tuple[p.ContextElement, ...],
+    alter: bool,
+) -> SecurityEntry:
     """The security context a token belongs to, a new one where the id is new."""
     core = connection.core
     auths = connection._auths
@@ -93,14 +100,14 @@ def _entry_for(connection: ServerConnection, trailer: Trailer, header: Header, a
     if entry is not None:
         if entry.ready or entry.failed:
             raise _refused("security context is established already", s.ERROR_ACCESS_DENIED)
+        if trailer.auth_type != 0 and entry.elements is not None and elements != entry.elements:
+            raise _refused("the context list changes within a handshake", s.NCA_S_PROTO_ERROR)
         if trailer.auth_type != entry.auth_type:
             status = s.ERROR_ACCESS_DENIED if trailer.auth_type == 0 else RPC_S_SEC_PKG_ERROR
             raise _refused("auth_type changes within a handshake", status)
         if trailer.level != entry.level and not (trailer.level == 3 and entry.level == 4):
-            raise _refused("authentication level changes within a handshake", s.NCA_S_PROTO_ERROR)
+            raise _refused("authentication level changes within a handshake", s.ERROR_ACCESS_DENIED)
         return entry
-    if auths and not connection.features & FEATURE_MULTIPLE_SECURITY:
-        raise _refused("second security context without multiplexing", s.NCA_S_PROTO_ERROR)
     if auths and len(auths) >= core.limits.max_security_contexts:
         raise _refused(
             f"more than {core.limits.max_security_contexts} security contexts", s.NCA_S_PROTO_ERROR
@@ -122,6 +129,7 @@ def _entry_for(connection: ServerConnection, trailer: Trailer, header: Header, a
     except AuthenticationError as error:
         raise _refused_logon(connection, error) from error
     entry = SecurityEntry(trailer.context_id, trailer.auth_type, level, context)
+    entry.elements = elements
     if auths is None:
         auths = connection._auths = {}
     auths[trailer.context_id] = entry
@@ -194,8 +202,14 @@ def _stepped(
         if negotiation is None:
             return  # an auth3 is not answered: the first request will be
         raise refusal from error
+    if negotiation is None and reply:
+        # the provider still has something to say, which an auth3 cannot carry (spnego_auth3)
+        entry.failed = True
+        connection.core.note_refusal(connection.peer, "auth3 before the last leg of a handshake")
+        return
     if entry.context.complete:
         entry.ready = True
+        entry.elements = None
         log.info(
             "%s authenticated as %s, level %d",
             address_text(connection.peer),
@@ -255,4 +269,7 @@ def _refused(message: str, status: int) -> RemoteProtocolError:
 
 def _refused_logon(connection: ServerConnection, error: Exception) -> RemoteProtocolError:
     connection.core.note_refusal(connection.peer, error)
-    return _with_nak(RemoteProtocolError(str(error), s.ERROR_ACCESS_DENIED), 9)
+    status = s.ERROR_ACCESS_DENIED
+    if isinstance(error, AuthenticationError) and not isinstance(error.status, NtStatus):
+        status = RPC_S_SEC_PKG_ERROR  # not the account, but the conversation is wrong
+    return _with_nak(RemoteProtocolError(str(error), status), 9)

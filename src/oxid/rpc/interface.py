@@ -214,6 +214,8 @@ def _build(cls: type[Any]) -> InterfaceSpec:
             mark = getattr(method, "__rpc_operation__", None)
             if mark is None:
                 continue
+            if is_object and mark.opnum < 3:
+                raise TypeError(f"{name}: the operations of COM interfaces start at number 3")
             if mark.opnum in operations and operations[mark.opnum].method != method_name:
                 raise TypeError(f"{name}: operation number {mark.opnum} is given twice")
             operations[mark.opnum] = _operation_spec(owner, name, method_name, method, mark, is_object)
@@ -237,14 +239,8 @@ def _operation_spec(
         outs, form, make = _outs(result, mark, owner)
     except (TypeError, NameError, KeyError) as error:
         raise TypeError(f"{label}: {error}") from error
-    by_name = {param.name: Member(param.name, param.node) for param in ins}
-    request = tuple(
-        part if isinstance(part, Count) else by_name[part] for part in mark.wire or tuple(by_name)
-    )
-    out_by_name = {param.name: Member(param.name, param.node) for param in outs}
-    reply = tuple(
-        part if isinstance(part, Count) else out_by_name[part] for part in mark.reply or out_by_name
-    )
+    request = _in_wire_order(label, ins, mark.wire)
+    reply = _in_wire_order(label, outs, mark.reply)
     status = (HResult if is_object else None) if isinstance(mark.returns, _Default) else mark.returns
     last = reply[-1].node if reply and isinstance(reply[-1], Member) else None
     returned = isinstance(last, Scalar) and last.status is not None and last.status is status
@@ -271,6 +267,16 @@ def _operation_spec(
         shape,
         mark.blocking,
     )
+
+
+def _in_wire_order(label: str, params: Sequence[Param], order: Sequence[Any]) -> tuple[Member | Count, ...]:
+    by_name = {param.name: Member(param.name, param.node) for param in params}
+    parts: list[Member | Count] = []
+    for part in order or tuple(by_name):
+        if not isinstance(part, Count) and part not in by_name:
+            raise TypeError(f"{label}: wire= or reply= names {part!r}, which is no parameter")
+        parts.append(part if isinstance(part, Count) else by_name[part])
+    return tuple(parts)
 
 
 def _outs(result: Any, mark: _Mark, owner: type[Any]) -> tuple[tuple[Param, ...], str, Any]:

@@ -182,7 +182,7 @@ def _items(node: Array | Pipe, value: Any, path: str) -> Any:
         raise ConfigurationError(f"{path} must be {kind}, not {value!r}")
     if isinstance(node, Array) and len(node.bounds) > 1:
         inner = Array(node.item, node.bounds[1:], node.varying)
-        return [_from_json(inner, row, f"{path}[{i}]") for i, row in enumerate(value)]
+        return [list(_items(inner, row, f"{path}[{i}]")) for i, row in enumerate(value)]
     made = [value_from_json(node.item, item, f"{path}[{i}]") for i, item in enumerate(value)]
     return bytes(made) if isinstance(node, Array) and node.octets else made
 

@@ -134,10 +134,21 @@ _NDR20_ONLY: Final[Mapping[SyntaxId, Syntax]] = {NDR20: Syntax.NDR20_LE}
 class PresentationContext:
     """An accepted presentation context; immutable and shared between connections."""
 
-    __slots__ = ("context_id", "handler", "interface", "open", "registration", "syntax", "transfer")
+    __slots__ = (
+        "context_id",
+        "echoed_id",
+        "handler",
+        "interface",
+        "open",
+        "registration",
+        "syntax",
+        "transfer",
+    )
 
     def __init__(self, context_id: int, registration: Registration, transfer: SyntaxId) -> None:
         self.context_id = context_id
+        self.echoed_id = context_id & 0xFF
+        """What responses carry: Windows truncates it (raw_protocol.py, orphaned_no_request), nobody looks."""
         self.registration = registration
         self.transfer = transfer
         self.syntax = registration.syntaxes[transfer]
@@ -237,7 +248,7 @@ def negotiate(
         raise BadProposal("no presentation context proposed", 4)
     results: list[ContextResult] = []
     accepted: dict[int, PresentationContext] = {}
-    taken: set[Registration] = set()
+    taken: set[Registration | int] = set()
     features: int | None = None
     for element in elements:
         if not element.transfers:
@@ -261,7 +272,7 @@ def _answer(
     registry: InterfaceRegistry,
     existing: Contexts,
     accepted: dict[int, PresentationContext],
-    taken: set[Registration],
+    taken: set[Registration | int],
     max_contexts: int,
 ) -> ContextResult:
     registration = registry.find(element.abstract)
@@ -270,7 +281,7 @@ def _answer(
     transfer = next((t for t in element.transfers if t in registration.syntaxes), None)
     if transfer is None:
         return _REJECT_TRANSFER
-    if element.context_id in accepted or registration in taken:
+    if element.context_id in taken or registration in taken:
         return _REJECT_TRANSFER
     before = existing.get(element.context_id)
     if before is not None:
@@ -278,9 +289,10 @@ def _answer(
             raise BadProposal(
                 f"presentation context {element.context_id} proposed anew with other syntaxes", 0
             )
+        taken.add(element.context_id)
         return ContextResult(ACCEPTANCE, REASON_NONE, transfer)
     if len(existing) + len(accepted) >= max_contexts:
         return _REJECT_LIMIT
-    taken.add(registration)
+    taken.update((registration, element.context_id))
     accepted[element.context_id] = PresentationContext(element.context_id, registration, transfer)
     return ContextResult(ACCEPTANCE, REASON_NONE, transfer)

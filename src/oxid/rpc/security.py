@@ -48,7 +48,7 @@ _ZEROS: Final = bytes(16)
 class SecurityEntry:
     """A security context in use on a connection, by the id the client gave it."""
 
-    __slots__ = ("auth_type", "context", "context_id", "failed", "level", "ready", "seen")
+    __slots__ = ("auth_type", "context", "context_id", "elements", "failed", "level", "ready", "seen")
 
     def __init__(self, context_id: int, auth_type: int, level: int, context: SecurityContext) -> None:
         self.context_id = context_id
@@ -58,6 +58,8 @@ class SecurityEntry:
         self.ready = False
         """The handshake is over and the context may be used."""
         self.failed = False
+        self.elements: tuple[p.ContextElement, ...] | None = None
+        """Server: the context list of the first leg, which later legs must repeat."""
         self.seen: set[tuple[SyntaxId, SyntaxId]] | None = None
         """Client: pairs of syntaxes whose pcontext was sent already."""
 

@@ -19,7 +19,7 @@ from oxid.rpc import pdu as p
 from oxid.rpc.calls import ServerCall
 from oxid.rpc.faults import RPC_S_NO_CALL_ACTIVE, RPC_S_SEC_PKG_ERROR, fault_of
 from oxid.rpc.fragments import Partial, split, split_protected
-from oxid.rpc.framing import DEAF, HELD, Buffer, PduStream
+from oxid.rpc.framing import DEAF, HELD, PduStream
 from oxid.rpc.pdu import (
     HEADER_SIZE,
     LITTLE_ENDIAN,
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 _unpack: Final = REQUEST.unpack_from
 _pack: Final = REQUEST.pack_into
+
+
+_ANSWERED: Final = (PacketType.REQUEST, PacketType.ALTER_CONTEXT, PacketType.AUTH3)
+"""PDUs whose errors are told in a fault."""
 
 
 class ServerConnection(PduStream):
@@ -163,12 +167,14 @@ class ServerConnection(PduStream):
                                 0,
                                 call_id,
                                 length - 24,
-                                context_id,
+                                context.echoed_id,
                                 0,
                             )
                             out.append(reply)
                         else:
-                            out += split(reply, 24, PacketType.RESPONSE, call_id, context_id, 0, max_send)
+                            out += split(
+                                reply, 24, PacketType.RESPONSE, call_id, context.echoed_id, 0, max_send
+                            )
                     else:
                         self._begin(call, reply)
                         if self._need < 0:
@@ -231,26 +237,33 @@ class ServerConnection(PduStream):
                 raise RemoteProtocolError(f"request with object of {len(pdu)} bytes")
         first = header.flags & p.FIRST
         partial = self._partial
+        if partial is not None and (first or partial.call_id != header.call_id):
+            # Windows blames the new call where calls may overlap, else the old one
+            message = "new request inside another" if first else "fragment of another request"
+            if self.concurrent and partial.call_id != header.call_id:
+                raise Refused(message, s.NCA_S_PROTO_ERROR, header.call_id)
+            raise Refused(message, s.NCA_S_PROTO_ERROR, partial.call_id, partial.context_id)
         if first:
             if header.flags & p.PENDING_CANCEL:
                 raise Refused(
                     "first fragment is cancelled already", RPC_S_NO_CALL_ACTIVE, header.call_id, context_id
                 )
-            if partial is not None:
-                call_id = header.call_id if self.concurrent else partial.call_id
-                raise Refused("new request inside another", s.NCA_S_PROTO_ERROR, call_id)
             if self._calls and header.call_id in self._calls:
                 raise RemoteProtocolError(f"call id {header.call_id} is in use")
         elif partial is None:
             if 0 <= self._last_call_id - header.call_id < 150:
                 return  # the rest of a request that was answered with a fault already
-            raise RemoteProtocolError("request without its first fragment")
-        elif partial.call_id != header.call_id:
-            call_id = header.call_id if self.concurrent else partial.call_id
-            raise Refused("fragment of another request", s.NCA_S_PROTO_ERROR, call_id)
+            if self._auths and self.concurrent:
+                self._secured(pdu, header, body_at, None, context_id)
+            raise Refused(
+                "request without its first fragment",
+                s.NCA_S_PROTO_ERROR,
+                None,
+                context_id if self.concurrent else 0,
+            )
         elif partial.big != header.big:
-            raise RemoteProtocolError("byte order changes within a request")
-        entry, body = self._open(pdu, header, body_at, partial, context_id)
+            raise Refused("byte order changes within a request", s.NCA_S_PROTO_ERROR, None, context_id)
+        entry, body = self._secured(pdu, header, body_at, partial, context_id)
         if first:
             self._last_call_id = max(self._last_call_id, header.call_id)
             context = self.contexts.get(context_id)
@@ -269,7 +282,7 @@ class ServerConnection(PduStream):
             if first:
                 stub = body
             else:
-                partial.add(body, max_size=limits.max_request, max_fragments=limits.max_fragments)
+                self._add(partial, body)
                 stub = partial.join()
                 self._partial = None
                 self._settle_plain()
@@ -278,56 +291,73 @@ class ServerConnection(PduStream):
             return
         hint = p.parse_call(pdu, header)[0]
         if hint > limits.max_request:
-            raise RemoteProtocolError(
+            raise Refused(
                 f"alloc_hint {hint} of a fragmented request, at most {limits.max_request}",
                 s.ERROR_ACCESS_DENIED,
+                None,
+                partial.context_id,
             )
-        partial.add(body, max_size=limits.max_request, max_fragments=limits.max_fragments)
+        self._add(partial, body)
         if first:
             self._partial = partial
             self._plain = False
             self.fragment_began()
 
-    def _open(
+    def _add(self, partial: Partial, body: bytes) -> None:
+        limits = self.core.limits
+        try:
+            partial.add(body, max_size=limits.max_request, max_fragments=limits.max_fragments)
+        except RemoteProtocolError as error:
+            raise Refused(str(error), error.status, None, partial.context_id) from error
+
+    def _secured(
         self, pdu: bytes, header: Header, body_at: int, partial: Partial | None, context_id: int
+    ) -> tuple[SecurityEntry | None, bytes]:
+        """`_open`, its refusal carrying the presentation context."""
+        try:
+            return self._open(pdu, header, body_at, partial)
+        except RemoteProtocolError as error:
+            context_id = context_id if partial is None else partial.context_id
+            executed = not isinstance(error, Unfinished)
+            raise Refused(str(error), error.status, None, context_id, executed=executed) from error
+
+    def _open(
+        self, pdu: bytes, header: Header, body_at: int, partial: Partial | None
     ) -> tuple[SecurityEntry | None, bytes]:
         """Check the security of a request fragment, return its security context and plain stub bytes."""
         trailer = p.parse_trailer(pdu, header, body_at)
         auths = self._auths
+        if auths and any(not e.ready and not e.failed for e in auths.values()):
+            raise Unfinished("request before the security handshake is finished")
         if trailer is None:
             if not auths:
                 return None, pdu[body_at:]
-            entry = None
-            if len(auths) == 1:
-                entry = next(iter(auths.values()))
-                if not entry.ready and not entry.failed:
-                    raise RemoteProtocolError("request before the security handshake is finished")
-                if entry.level != LEVEL_CONNECT:
-                    raise Refused("unprotected request on a protected connection", s.ERROR_ACCESS_DENIED)
-            elif any(not e.ready and not e.failed for e in auths.values()):
-                raise RemoteProtocolError("request before the security handshake is finished")
-            self._same_entry(partial, entry)
+            if partial is not None:
+                if partial.entry is not None and partial.entry.level != LEVEL_CONNECT:
+                    raise RemoteProtocolError("protection ends within a request")
+                return partial.entry, pdu[body_at:]
+            entry = next(iter(auths.values())) if len(auths) == 1 else None
+            if entry is not None and entry.failed:
+                raise RemoteProtocolError("the security handshake failed", s.ERROR_ACCESS_DENIED)
+            if entry is not None and entry.level != LEVEL_CONNECT:
+                raise RemoteProtocolError("request without its protection", s.ERROR_ACCESS_DENIED)
             return entry, pdu[body_at:]
         entry = auths.get(trailer.context_id) if auths else None
         if entry is None:
-            raise Refused(f"unknown security context {trailer.context_id}", RPC_S_SEC_PKG_ERROR)
+            raise RemoteProtocolError(f"unknown security context {trailer.context_id}", s.ERROR_ACCESS_DENIED)
         if entry.failed:
-            raise Refused("the security handshake failed", s.ERROR_ACCESS_DENIED)
-        if not entry.ready:
-            raise RemoteProtocolError("request before the security handshake is finished")
+            raise RemoteProtocolError("the security handshake failed", s.ERROR_ACCESS_DENIED)
         if trailer.auth_type != entry.auth_type or _level(trailer.level) != entry.level:
-            raise Refused(
-                f"request at level {trailer.level}, security context has {entry.level}", s.ERROR_ACCESS_DENIED
+            raise RemoteProtocolError(
+                f"request at level {trailer.level}, its security context has {entry.level}",
+                s.ERROR_ACCESS_DENIED,
             )
-        self._same_entry(partial, entry)
+        if partial is not None:
+            raise RemoteProtocolError("protection begins within a request", s.ERROR_ACCESS_DENIED)
         try:
             return entry, unprotect(entry, pdu, body_at, trailer)
         except AuthenticationError as error:
-            raise Refused(str(error), RPC_S_SEC_PKG_ERROR) from error
-
-    def _same_entry(self, partial: Partial | None, entry: SecurityEntry | None) -> None:
-        if partial is not None and partial.entry is not entry:
-            raise Refused("security context changes within a request", s.ERROR_ACCESS_DENIED)
+            raise RemoteProtocolError(str(error), RPC_S_SEC_PKG_ERROR) from error
 
     def _dispatch(self, partial: Partial, stub: bytes, pdu: bytes) -> None:
         """A request is complete: judge it, then run its handler."""
@@ -502,7 +532,7 @@ class ServerConnection(PduStream):
         out = self.outgoing
         if out is None:
             out = self.outgoing = []
-        call_id, context_id, max_send = call.call_id, call.context.context_id, self._max_send
+        call_id, context_id, max_send = call.call_id, call.context.echoed_id, self._max_send
         if entry is not None and entry.level >= LEVEL_PKT:
             if entry.context.signature_size and not entry.failed:
                 out += split_protected(
@@ -542,13 +572,12 @@ class ServerConnection(PduStream):
         if ptype == PacketType.BIND:
             nak = getattr(error, "nak", None)
             self.send_pdu(p.bind_nak(call_id, 4 if nak is None else nak))
-        elif ptype in (PacketType.REQUEST, PacketType.ALTER_CONTEXT) and self.association is not None:
-            status = error.status
-            context_id = 0
+        elif self.association is not None and ptype in _ANSWERED:
+            context_id, executed = 0, ptype == PacketType.REQUEST
             if isinstance(error, Refused):
                 call_id = call_id if error.call_id is None else error.call_id
-                context_id = error.context_id
-            self.send_fault(call_id, context_id, status, executed=True)
+                context_id, executed = error.context_id, error.executed
+            self.send_fault(call_id, context_id, error.status, executed=executed)
         self.stop()
 
     @property
@@ -601,10 +630,23 @@ class ServerConnection(PduStream):
 class Refused(RemoteProtocolError):
     """A request that ends its connection with a fault of its own status."""
 
-    def __init__(self, message: str, status: int, call_id: int | None = None, context_id: int = 0) -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int,
+        call_id: int | None = None,
+        context_id: int = 0,
+        *,
+        executed: bool = True,
+    ) -> None:
         super().__init__(message, status)
+        self.executed = executed
         self.call_id = call_id
         self.context_id = context_id
+
+
+class Unfinished(RemoteProtocolError):
+    """A request that came too early."""
 
 
 Stepped: TypeAlias = "Callable[[bytes | None, Exception | None], None]"

@@ -18,14 +18,12 @@ from enum import IntEnum
 from typing import Final
 from uuid import UUID
 
-from oxid.errors import RemoteProtocolError
+from oxid.errors import LocalProtocolError, RemoteProtocolError
 from oxid.ledger import Ledger
 from oxid.rpc.tower import NDR20_UUID, Tower
 
 NIL: Final = UUID(int=0)
 
-MAX_ENTRIES: Final = 500
-"""The range of max_ents and max_towers. [MS-RPCE] 2.2.1.2.4"""
 MAX_ANNOTATION: Final = 63
 """Characters of an annotation, without its final NUL. [C706] appendix O"""
 
@@ -156,11 +154,14 @@ class EndpointMapper:
         """Make an interface findable until the lease closes.
 
         The same owner registering the same again gets the lease it has. `replace` ends equal registrations
-        of other owners. Raises LocalProtocolError for an endpoint that no tower can hold.
+        of other owners. Raises LocalProtocolError for what no tower or entry can hold.
         """
         registration.tower()
-        if len(registration.annotation) > MAX_ANNOTATION:
-            raise ValueError(f"an annotation holds at most {MAX_ANNOTATION} characters")
+        annotation = registration.annotation
+        if len(annotation) > MAX_ANNOTATION or not annotation.isascii():
+            raise LocalProtocolError(
+                f"an annotation is at most {MAX_ANNOTATION} ASCII characters: {annotation!r}"
+            )
         if replace:
             for lease in [o for o in self._leases.values() if o.registration.key == registration.key]:
                 if lease.owner != owner:

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from oxid.com.orpc import COM_VERSION, ComVersion
 from oxid.com.reference_table import Verdict
+from oxid.errors import LocalProtocolError
 from oxid.ledger import Ledger
 from oxid.rpcss.oid_leases import OidLeases, PingPolicy
 from oxid.rpcss.ping_sets import ComplexPingResult, PingCaller, PingLimits, PingSets
@@ -75,7 +76,7 @@ class OxidResolver:
             while oxid in self._exporters:
                 oxid = self._new_id()
         elif oxid in self._exporters or not oxid:
-            raise ValueError(f"OXID {oxid:#x} is taken or zero")
+            raise LocalProtocolError(f"OXID {oxid:#x} is taken or zero")
         entry = OxidEntry(oxid, bindings, ipid_rem_unknown, authn_hint, version, owner)
         self._exporters[oxid] = entry
         return entry
@@ -105,7 +106,7 @@ class OxidResolver:
     def add_oid(self, oxid: int, now: float, *, noping: bool = False) -> int:
         """Give a new object its identifier. For its first ping it has the time-out of a ping set."""
         if oxid not in self._exporters:
-            raise ValueError(f"OXID {oxid:#x} is not registered here")
+            raise LocalProtocolError(f"OXID {oxid:#x} is not registered here")
         oid = self._new_id()
         while oid in self._leases or self._leases.remembers(oid, now):
             oid = self._new_id()

@@ -66,6 +66,12 @@ class TcpServerConnection(ServerConnection):
         self.transport = transport
         self.server.admit(self, transport)
 
+    @property
+    def local(self) -> tuple[str, int] | None:
+        """Our own address that the client connected to; None once the connection is gone."""
+        name = None if self.transport is None else self.transport.get_extra_info("sockname")
+        return tuple(name[:2]) if isinstance(name, tuple) else None
+
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
         server = self.server

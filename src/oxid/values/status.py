@@ -164,6 +164,7 @@ def _names() -> dict[tuple[str, int], str]:
             kind = NtStatus.kind
         elif code >= 0x8000_0000 or name.startswith(("S_", "CO_S_")):
             kind = HResult.kind
+            names[RpcStatus.kind, code] = name
         else:
             kind = Win32.kind
             names[RpcStatus.kind, code] = name

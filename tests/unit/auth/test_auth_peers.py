@@ -8,6 +8,8 @@ from impacket import ntlm as impacket_ntlm
 from spnego.iov import BufferType
 
 from oxid.auth import AuthLevel, AuthType, Password
+from oxid.auth.ntlm import messages as m
+from oxid.auth.ntlm.keys import arc4, sealing_key, signing_key
 from oxid.errors import AuthenticationError
 
 HEADER, BODY, TRAILER = b"HEADER--" * 3, b"body" * 8, b"trailer."
@@ -140,8 +142,6 @@ class ImpacketClient:
 
     @staticmethod
     def _cipher(key):
-        from oxid.auth.ntlm.keys import arc4
-
         stream = arc4(key)
         return stream.update
 
@@ -197,3 +197,12 @@ def test_impacket_with_a_wrong_password_stays_out(bench):
     server = bench.authenticator.acceptor(AuthType.NTLM, AuthLevel.PKT_INTEGRITY)
     with pytest.raises(AuthenticationError):
         ImpacketClient(server, password="guess")
+
+
+@pytest.mark.peer("impacket")
+@pytest.mark.parametrize("strength", [m.KEY_128, m.KEY_56, 0])
+def test_impacket_derives_the_same_keys_of_every_strength(strength):
+    flags, key = m.EXTENDED_SESSION_SECURITY | strength, bytes(range(16))
+    for mode, of_client in (("Client", True), ("Server", False)):
+        assert sealing_key(flags, key, of_client=of_client) == impacket_ntlm.SEALKEY(flags, key, mode)
+        assert signing_key(key, of_client=of_client) == impacket_ntlm.SIGNKEY(flags, key, mode)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import threading
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
+from tests.kdc import LocalKdc
 
 from oxid.auth import (
     AuthLevel,
@@ -20,7 +20,9 @@ from oxid.auth import (
     Ticket,
     _gssapi,
     kerberos,
+    spnego,
 )
+from oxid.auth.ntlm import InitiatorHandshake, NtlmContext
 from oxid.errors import AuthenticationError, LocalProtocolError, NotSupported
 from oxid.values.status import HResult
 
@@ -31,30 +33,23 @@ SIGNED, SEALED = AuthLevel.PKT_INTEGRITY, AuthLevel.PKT_PRIVACY
 HEADER, BODY, TRAILER = b"HEADER--" * 3, b"body" * 8, b"trailer."
 
 
-def kdc_module():
-    """tests/kdc.py, which is no package's module."""
-    where = Path(__file__).parents[2] / "kdc.py"
-    spec = importlib.util.spec_from_file_location("oxid_test_kdc", where)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@contextmanager
+def a_realm(directory, **more):
+    """A KDC with its service and its user, and this process as a member of the realm."""
+    with LocalKdc(directory, **more) as kdc, pytest.MonkeyPatch.context() as environment:
+        kdc.add_user("ann", "secret")
+        kdc.add_user("bob", "welcome")
+        for name, value in kdc.env.items():
+            environment.setenv(name, value)
+        kdc.service = kdc.keytab("host/localhost")
+        kdc.ccache = kdc.ticket("ann", "secret")
+        yield kdc
 
 
 @pytest.fixture(scope="module")
 def realm(tmp_path_factory):
-    with kdc_module().LocalKdc(tmp_path_factory.mktemp("realm")) as kdc:
-        kdc.add_user("ann", "secret")
-        kdc.add_user("bob", "welcome")
-        before = {name: os.environ.get(name) for name in kdc.env}
-        os.environ.update(kdc.env)
-        kdc.service = kdc.keytab("host/localhost")
-        kdc.ccache = kdc.ticket("ann", "secret")
+    with a_realm(tmp_path_factory.mktemp("realm")) as kdc:
         yield kdc
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @pytest.fixture
@@ -265,6 +260,32 @@ def test_the_size_of_a_token_is_known_before_the_first_message(meet):
     assert meet(KERBEROS, SEALED)[0].signature_size == 76
 
 
+@pytest.mark.parametrize(
+    ("encryption", "signed", "sealed"),
+    [
+        ("arcfour-hmac", 37, 45),  # all that Windows 2003 and older have
+        ("aes128-cts-hmac-sha1-96", 28, 76),
+        ("aes256-cts-hmac-sha1-96", 28, 76),
+        ("aes256-cts-hmac-sha384-192", 40, 88),
+    ],
+)
+def test_every_type_of_key(bench, tmp_path, send, receive, encryption, signed, sealed):
+    with a_realm(tmp_path, encryption=encryption) as kdc:
+        authenticator = bench.server(MemoryAccountStore(), keytab=Keytab(str(kdc.service)))
+        for level, size in ((SIGNED, signed), (SEALED, sealed)):
+            for header_signing in (True, False):
+                ccache = Ticket(f"FILE:{kdc.ccache}")
+                client = bench.client(ccache, KERBEROS, level, target="host/localhost")
+                server = authenticator.acceptor(KERBEROS, level)
+                server.step(client.step(server.step(client.step(b""))))
+                client.header_signing = server.header_signing = header_signing
+                assert client.signature_size == server.signature_size == size
+                for number in range(3):
+                    for sender, receiver in ((client, server), (server, client)):
+                        body = bytes([number]) * 48
+                        assert receive(receiver, send(sender, body)) == body
+
+
 @pytest.mark.parametrize("provider", [KERBEROS, SPNEGO])
 def test_a_service_nobody_knows_is_refused_by_the_kdc(bench, ticket, provider):
     client = bench.client(ticket, provider, SEALED, target="host/elsewhere")
@@ -328,9 +349,6 @@ def _both(server, request, answer):
 
 def test_spnego_falls_back_to_ntlm_where_the_server_has_no_keytab(bench, realm, ticket):
     """The client prefers Kerberos, the server cannot: NTLM, and both prove the list of mechanisms."""
-    from oxid.auth import spnego
-    from oxid.auth.ntlm import InitiatorHandshake, NtlmContext
-
     client = spnego.SpnegoInitiator(
         [
             (spnego.KERBEROS_OID, lambda: bench.client(ticket, KERBEROS, SEALED, target="host/localhost")),

@@ -347,3 +347,11 @@ def test_a_closed_context_protects_nothing(bench, send, receive):
 def test_principal_names_are_told_to_whoever_asks(bench):
     assert bench.authenticator.auth_types == (AuthType.SPNEGO, AuthType.NTLM)
     assert bench.authenticator.principal_name(NTLM) == "OXID\\OXID$"
+
+
+@pytest.mark.parametrize("auth_type", [AuthType.NTLM, AuthType.SPNEGO])
+@pytest.mark.parametrize("level", [2, 3, 4, 5, 6])
+def test_anonymous_works_at_every_level(bench, auth_type, level):
+    _, server = bench.pair(auth_type, level, Anonymous())
+    assert server.anonymous
+    assert server.level == level

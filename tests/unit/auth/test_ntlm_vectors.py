@@ -131,3 +131,20 @@ def test_a_sealed_message_has_the_documents_bytes():
     token = context.seal(out, 0, 0, len(plain))
     assert out.hex() == "54e50165bf1936dc996020c1811b0f06fb5f"
     assert token.hex() == "01000000" + "7fb38ec5c55d4976" + "00000000"
+
+
+def test_with_the_same_entropy_and_clock_an_exchange_is_the_same_bytes(bench):
+    def exchange():
+        bench.world.entropy.given = 0
+        client, server = (
+            bench.client(Password("admin", "secret"), 10, 6),
+            bench.authenticator.acceptor(10, 6),
+        )
+        offer = client.step(b"")
+        challenge = server.step(offer)
+        proof = client.step(challenge)
+        server.step(proof)
+        pdu = bytearray(64)
+        return offer, challenge, proof, client.seal(pdu, 0, 24, 56), bytes(pdu)
+
+    assert exchange() == exchange()

@@ -18,7 +18,7 @@ class NoSuchMechanism:
     """A mechanism whose first token nobody understands."""
 
     auth_type = 99
-    complete = can_sign = header_signing = False
+    complete = can_sign = header_signing = blocking = False
 
     def step(self, token):
         return b"hello"

@@ -60,7 +60,7 @@ def test_a_traceback_only_with_vv(
     ("error", "said"),
     [
         (ConfigurationError("rpc is wrong"), "rpc is wrong"),
-        (AccessDenied(HResult(0x80070005)), "use an account that the server admits"),
+        (AccessDenied(HResult(0x80070005)), "check user name and password"),
         (TimeoutError(), "no answer in time; check host and port"),
         (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
         (ExceptionGroup("tasks", [TransportError("lost")]), "lost"),

@@ -15,8 +15,6 @@ from oxid.com.objref import (
     StandardObjRef,
     StdObjRef,
     decode_objref,
-    parse_moniker,
-    text_moniker,
 )
 from oxid.errors import LocalProtocolError, StatusError
 from oxid.values.bindings import DcomBinding, DualStringArray, SecurityBinding
@@ -127,13 +125,3 @@ def test_the_custom_form_ignores_the_reserved_fields():
     data = bytearray(CustomObjRef(IID, CLSID, b"data").encode())
     pack_into("<II", data, 40, 0xFFFFFFFF, 0xFFFFFFFF)
     assert decode_objref(bytes(data)) == CustomObjRef(IID, CLSID, b"data")
-
-
-def test_the_text_moniker_round_trips():
-    data = FORMS[0].encode()
-    text = text_moniker(data)
-    assert text.startswith("OBJREF:TUVPV")  # MEOW in base64
-    assert parse_moniker(text) == data
-    for wrong in ("", "OBJREF:x", "objref:%%:", "clsid:TUVPVw==:"):
-        with pytest.raises(StatusError):
-            parse_moniker(wrong)

@@ -12,6 +12,8 @@ from oxid.errors import BadStubData, LocalProtocolError
 from oxid.ndr import (
     DEFAULT,
     F64,
+    I8,
+    I32,
     NULL_HANDLE,
     U8,
     U16,
@@ -29,8 +31,6 @@ from oxid.ndr import (
     Enum16,
     Full,
     Guid,
-    I8,
-    I32,
     Int3264,
     InterfacePointer,
     Octets,
@@ -264,10 +264,23 @@ VECTORS = [
 
 
 @pytest.mark.req(
-    "NDR-1", "NDR-2", "NDR-3", "NDR-4", "NDR-5", "NDR-6", "NDR-7", "NDR-8", "NDR-9", "NDR-10", "NDR-11", "NDR-15"
+    "NDR-1",
+    "NDR-2",
+    "NDR-3",
+    "NDR-4",
+    "NDR-5",
+    "NDR-6",
+    "NDR-7",
+    "NDR-8",
+    "NDR-9",
+    "NDR-10",
+    "NDR-11",
+    "NDR-15",
 )
 @pytest.mark.parametrize(
-    ("syntax", "hint", "value", "wire"), [v[1:] for v in VECTORS], ids=[f"{v[0]} {v[1].value}" for v in VECTORS]
+    ("syntax", "hint", "value", "wire"),
+    [v[1:] for v in VECTORS],
+    ids=[f"{v[0]} {v[1].value}" for v in VECTORS],
 )
 def test_a_value_and_its_bytes(syntax: Syntax, hint: Any, value: Any, wire: str) -> None:
     assert pack(hint, value, syntax) == wire.replace(" ", "")
@@ -276,7 +289,9 @@ def test_a_value_and_its_bytes(syntax: Syntax, hint: Any, value: Any, wire: str)
 
 @pytest.mark.req("NDR-12", "NDR-13")
 @pytest.mark.parametrize(
-    ("syntax", "hint", "wire"), [(v[1], v[2], v[4]) for v in VECTORS], ids=[f"{v[0]} {v[1].value}" for v in VECTORS]
+    ("syntax", "hint", "wire"),
+    [(v[1], v[2], v[4]) for v in VECTORS],
+    ids=[f"{v[0]} {v[1].value}" for v in VECTORS],
 )
 def test_every_type_whole_followed_and_cut_short(syntax: Syntax, hint: Any, wire: str) -> None:
     data = bytes.fromhex(wire)
@@ -301,7 +316,9 @@ def test_padding_counts_from_the_start_of_the_stub_and_is_ignored_when_read() ->
 
 @pytest.mark.req("NDR-6")
 def test_ids_of_unique_pointers_may_be_anything_but_zero() -> None:
-    data = "01000000 01000000 01000000 02000000 00000000 02000000 61000000 02000000 00000000 02000000 62000000"
+    data = (
+        "01000000 01000000 01000000 02000000 00000000 02000000 61000000 02000000 00000000 02000000 62000000"
+    )
     assert unpack(Named, data) == Named(1, "a", "b")
 
 
@@ -406,7 +423,9 @@ def test_a_chain_of_a_million_pointers_is_refused_without_a_deep_stack() -> None
 def test_a_hostile_count_costs_no_memory() -> None:
     import tracemalloc
 
-    codecs = [codec_of(hint) for hint in (Octets, Conformant[U64], Conformant[Named], Conformant[Ref[U8]], Str)]
+    codecs = [
+        codec_of(hint) for hint in (Octets, Conformant[U64], Conformant[Named], Conformant[Ref[U8]], Str)
+    ]
     data = bytes.fromhex("ffffff7f 00000000 ffffff7f 00000000")
     tracemalloc.start()
     for codec in codecs:

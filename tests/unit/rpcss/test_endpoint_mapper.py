@@ -121,8 +121,9 @@ def test_every_registration_is_counted():
 def test_what_no_tower_can_say_is_not_registered(mapper):
     with pytest.raises(LocalProtocolError):
         mapper.register(tcp(endpoint="http"), "a")
-    with pytest.raises(ValueError, match="annotation"):
-        mapper.register(tcp(annotation="x" * 64), "a")
+    for annotation in ("x" * 64, "ü"):
+        with pytest.raises(LocalProtocolError, match="annotation"):
+            mapper.register(tcp(annotation=annotation), "a")
     assert len(mapper) == 0
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from oxid.com.reference_table import Verdict
+from oxid.errors import LocalProtocolError
 from oxid.ledger import Ledger
 from oxid.rpcss.oid_leases import PingPolicy
 from oxid.rpcss.oxid_resolver import OxidResolver
@@ -61,9 +62,9 @@ def test_an_exporter_is_found_until_it_is_gone(resolver):
 def test_an_exporter_may_bring_its_identifier(resolver):
     assert resolver.add_exporter(BINDINGS, IPID, oxid=5).oxid == 5
     for taken in (5, 0):
-        with pytest.raises(ValueError, match="OXID"):
+        with pytest.raises(LocalProtocolError, match="OXID"):
             resolver.add_exporter(BINDINGS, IPID, oxid=taken)
-    with pytest.raises(ValueError, match="OXID"):
+    with pytest.raises(LocalProtocolError, match="OXID"):
         resolver.add_oid(6, 0.0)
 
 

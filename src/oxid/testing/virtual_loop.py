@@ -1,0 +1,65 @@
+"""An event loop whose hours pass in no time: it jumps to the next timer when nothing is ready.
+
+    result = run_virtual(story())
+    World(clock=loop, ...)            the loop is a Clock: `now` and `utc` follow its time
+
+Sockets within the same process work, since what one end writes is ready at the other before any jump; threads
+and other processes do not, as they need real time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from oxid.world import SystemEntropy, World
+
+T = TypeVar("T")
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0 if timeout is not None else None)
+        if not ready and timeout:
+            self.skipped += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop that is also the clock of what runs on it."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.skipped
+
+    def now(self) -> float:
+        """Seconds since the loop was made, in its own time."""
+        return self._jumping.skipped
+
+    def utc(self) -> float:
+        """A fixed date plus the loop's time."""
+        return 1_700_000_000.0 + self._jumping.skipped
+
+
+def run_virtual(main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` on a VirtualLoop."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
+
+
+def virtual_world() -> World:
+    """A world whose clock is the running VirtualLoop."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop), "run the story with run_virtual"
+    return World(clock=loop, entropy=SystemEntropy())
+
+

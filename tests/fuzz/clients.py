@@ -1,0 +1,471 @@
+"""The client's side for the fuzz tests: our real client on a network of lists, and what it says there.
+
+    session = record(story, host)                 the story once, against live servers
+    outcome = play(story, answers)                the same story against other answers
+
+A story is a coroutine that is turned by hand: wherever it waits for the server, the next answer is fed to it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from tests.fuzz.live import OBJECT_PORT, PASSWORD, RPC_PORT, USER, FuzzClock, LiveHost, Replayable, Shell
+
+from oxid.auth import AuthLevel, AuthType, Credentials, Password, initiator
+from oxid.com.endpoints import list_endpoints, map_interface
+from oxid.com.machine import Machine
+from oxid.com.options import UNAUTHENTICATED, Blanket, ClientOptions
+from oxid.com.proxy import Proxy
+from oxid.errors import AuthenticationError, OxidError, ProtocolError, StatusError, TransportError
+from oxid.interfaces.management import IManagement
+from oxid.interfaces.object_exporter import IObjectExporter
+from oxid.ndr.syntax import Syntax
+from oxid.rpc.interface import spec_of
+from oxid.rpc.limits import Limits
+from oxid.rpc.pdu import PacketType
+from oxid.rpc.security import SecurityEntry
+from oxid.runtime.client import RpcConnection
+from oxid.runtime.dispatch import Threads
+from oxid.samples.calculator import CLSID_CALCULATOR, ICalculator
+from oxid.samples.echo import EnumChoice, EnumPair, IEcho, Surrounding
+from oxid.world import World
+
+MAX_TURNS: Final = 5_000
+"""How often a story may be turned; one that is turned more often hangs."""
+CORES: Final = {RPC_PORT: "rpc", OBJECT_PORT: "object"}
+_THREADS: Final = Threads(1)
+
+
+class Waiter:
+    """A future that nothing but the turning hand looks at."""
+
+    __slots__ = ("_done", "_error", "_result")
+
+    def __init__(self) -> None:
+        self._done = False
+        self._error: BaseException | None = None
+        self._result: Any = None
+
+    def done(self) -> bool:
+        return self._done
+
+    def set_result(self, result: Any) -> None:
+        assert not self._done
+        self._done, self._result = True, result
+
+    def set_exception(self, error: BaseException) -> None:
+        assert not self._done
+        self._done, self._error = True, error
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        while not self._done:
+            yield self
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class Wire:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.closing = False
+
+    def write(self, data: Any) -> None:
+        if not self.closing:
+            self.written.append(bytes(data))
+
+    def writelines(self, buffers: Any) -> None:
+        self.write(b"".join(buffers))
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.closing = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def get_extra_info(self, name: str) -> Any:
+        return ("127.0.0.1", 135)
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        return None
+
+
+class Link:
+    """One client connection of a story."""
+
+    def __init__(self, connection: RpcConnection, wire: Wire, core: str) -> None:
+        self.connection = connection
+        self.wire = wire
+        self.core = core
+        self.ended = False
+
+    def give(self, data: bytes) -> None:
+        if self.ended:
+            return
+        self.connection.data_received(data)
+        tail = self.connection._tail
+        assert tail is None or len(tail) <= 1 << 17, f"{len(tail)} bytes are kept of a PDU"
+        if self.wire.closing:
+            self.end()
+
+    def end(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self.connection.connection_lost(None)
+
+
+class Client:
+    """What a story has: connections, and a machine whose connections are ours."""
+
+    def __init__(self, anonymous: bool = True) -> None:
+        self.world = World(FuzzClock(), Replayable(3))
+        self.links: list[Link] = []
+        self.over = False
+        self.limits = Limits()
+        self.proxies: list[Proxy] = []
+        credentials = None if anonymous else Password(USER, PASSWORD)
+        options = ClientOptions(call_timeout=None)
+        self.machine = Machine("127.0.0.1", Blanket.of(credentials, options), options, self.world, None)
+        self.machine.pool = self  # type: ignore[assignment]  # the one seam to the network
+        self.machine.spawn = self.spawn  # type: ignore[method-assign]
+        self._made: dict[tuple[int, Blanket], RpcConnection] = {}
+        self.spawned: deque[Any] = deque()
+
+    async def connection(self, host: str, port: int, blanket: Blanket) -> RpcConnection:
+        """In place of the machine's pool."""
+        found = self._made.get((port, blanket))
+        if found is None or found.lost is not None:
+            if self.over:
+                raise TransportError("nobody listens any more")
+            assert len(self.links) < 50, "the story connects for ever"
+            found = self.connect(port, blanket.credentials, blanket.level, blanket.auth_type or 0)
+            self._made[port, blanket] = found
+        return found
+
+    def spawn(self, work: Awaitable[Any]) -> None:
+        self.spawned.append(work)
+
+    def connect(
+        self, port: int, credentials: Credentials | None = None, level: int = 1, auth_type: int = 0
+    ) -> RpcConnection:
+        security = None
+        if credentials is not None:
+            context = initiator(credentials, auth_type, level, world=self.world, target="host/fuzz")
+            security = SecurityEntry(1, auth_type, level, context)
+        connection = RpcConnection(
+            self.world,
+            self.limits,
+            security,
+            large_fragments=True,
+            call_timeout=None,
+            group_id=0,
+            threads=_THREADS,
+        )
+        connection.make_waiter = Waiter
+        wire = Wire()
+        connection.connection_made(wire)
+        self.links.append(Link(connection, wire, CORES.get(port, "rpc")))
+        return connection
+
+    def held(self, proxy: Any) -> Any:
+        """Remember a proxy, so that one that a story loses is not mistaken for one that the client lost."""
+        self.proxies.append(proxy)
+        return proxy
+
+    def finish(self) -> None:
+        """End the connections and let go of proxies; nothing may be live afterwards."""
+        self.over = True
+        for link in self.links:
+            link.end()
+        while self.spawned:
+            turn(self.spawned.popleft(), lambda: False)
+        for proxy in self.proxies:
+            if not proxy._released:
+                proxy._let_go()
+        self.machine._closed = True
+        live = {kind: count for kind, count in self.world.ledger.live().items() if count}
+        assert not live, f"left in the client: {live}"
+
+
+class Starved(Exception):
+    """The story waits and nothing more comes."""
+
+
+def turn(work: Coroutine[Any, Any, Any], feed: Callable[[], bool]) -> Any:
+    """Run a coroutine to its end; `feed` gives it more input, False where there is none left."""
+    turns = 0
+    starved = False
+    while True:
+        turns += 1
+        assert turns < MAX_TURNS, "the story does not come to an end"
+        try:
+            waiting = work.throw(Starved()) if starved else work.send(None)
+        except StopIteration as end:
+            return end.value
+        while waiting is not None and not waiting.done():
+            if not feed():
+                starved = True
+                break
+
+
+# -- stories --------------------------------------------------------------------------------------------------
+
+Story = Callable[[Client], Coroutine[Any, Any, Any]]
+
+
+def echo_story(level: int, auth_type: int, *syntaxes: Syntax) -> Story:
+    async def story(client: Client) -> None:
+        credentials = Password(USER, PASSWORD) if level > 1 else None
+        connection = client.connect(OBJECT_PORT, credentials, level, auth_type)
+        echo: Any = await connection.proxy(IEcho, syntaxes=syntaxes or (Syntax.NDR20_LE,))
+        await echo.add_one(41)
+        await echo.echo_data(b"payload of an echo")
+        await echo.test_call("a string")
+        await echo.test_enum(1, EnumPair(1, 2), EnumChoice(1, 1))
+        await echo.test_surrounding(Surrounding([1, 2, 3]))
+        await echo.test_double_pointer(7)
+        for info in range(1, 8):
+            await echo.test_call2(info)
+        await echo.source_data(6000)  # two fragments
+
+    return story
+
+
+def short_story(level: int, auth_type: int) -> Story:
+    async def story(client: Client) -> None:
+        connection = client.connect(OBJECT_PORT, Password(USER, PASSWORD), level, auth_type)
+        echo: Any = await connection.proxy(IEcho)
+        await echo.echo_data(b"payload of an echo")
+        await echo.test_call("a string")
+
+    return story
+
+
+async def resolver_story(client: Client) -> None:
+    connection = client.connect(RPC_PORT)
+    resolver: Any = await connection.proxy(IObjectExporter)
+    await resolver.server_alive()
+    await resolver.server_alive2()
+    await resolver.resolve_oxid(1, [7, 15])
+    await resolver.resolve_oxid2(0x1234_5678_9ABC, [7])
+    reply = await resolver.complex_ping(0, 1, [1, 2, 3], None)
+    await resolver.complex_ping(reply.set_id, 2, [4], [1])
+    await resolver.simple_ping(reply.set_id)
+    management: Any = await connection.proxy(IManagement)
+    await management.inq_if_ids()
+    await management.inq_stats(4)
+    await management.inq_princ_name(10, 64)
+
+
+async def endpoint_story(client: Client) -> None:
+    await list_endpoints(client.machine)
+    await map_interface(client.machine, spec_of(IEcho).uuid, (1, 0))
+
+
+async def alive_story(client: Client) -> None:
+    await client.machine.server_alive()
+
+
+async def activation_story(client: Client) -> None:
+    calculator: Any = client.held(await client.machine.activate(CLSID_CALCULATOR, ICalculator))
+    await use(client, calculator)
+    await calculator.release()
+
+
+async def old_activation_story(client: Client) -> None:
+    client.machine._old_activation = True
+    calculator: Any = client.held(await client.machine.activate(CLSID_CALCULATOR, ICalculator))
+    await calculator.add(1, 2)
+    await calculator.release()
+
+
+async def class_object_story(client: Client) -> None:
+    factory: Any = client.held(await client.machine.get_class_object(CLSID_CALCULATOR))
+    await factory.lock_server(True)
+    calculator: Any = client.held(await client.machine.create_instance(factory, ICalculator))
+    await calculator.echo(b"12345678")
+    await calculator.release()
+    await factory.release()
+
+
+def object_story(reference: bytes) -> Story:
+    """Calls on the object that is there in every host, through its reference."""
+
+    async def story(client: Client) -> None:
+        calculator: Any = client.held(client.machine.proxy(reference, ICalculator))
+        await client.machine.adopt([calculator])
+        await use(client, calculator)
+
+    return story
+
+
+async def use(client: Client, calculator: Any) -> None:
+    await calculator.add(2, 3)
+    await calculator.echo(b"hello")
+    await calculator.sum([1, 2, 3])
+    await calculator.greet("World")
+    copy: Any = client.held(await calculator.clone())
+    await copy.divide(1.0, 4.0)
+    try:
+        await calculator.divide(1.0, 0.0)
+    except StatusError:
+        pass
+    unknown: Any = client.held(await calculator.query(spec_of_unknown()))
+    await unknown.release()
+    await copy.release()
+
+
+def spec_of_unknown() -> type[Any]:
+    from oxid.interfaces.unknown import IUnknown
+
+    return IUnknown
+
+
+# -- recording and playing ------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """Bytes of one connection in one go."""
+
+    link: int
+    data: bytes
+
+
+@dataclass
+class Session:
+    """What was said in one story."""
+
+    name: str
+    story: Story
+    anonymous: bool
+    answers: list[Step] = field(default_factory=list)
+    """Everything the servers sent, in order."""
+    requests: dict[int, tuple[str, list[bytes]]] = field(default_factory=dict)
+    """For each connection which core it went to and what the client sent, in order."""
+
+
+def record(name: str, story: Story, host: LiveHost, *, anonymous: bool = True) -> Session:
+    """Play a story against a live host, and keep what both sides said."""
+    session = Session(name, story, anonymous)
+    client = Client(anonymous)
+    shells: list[Shell] = []
+
+    def feed() -> bool:
+        moved = False
+        for number, link in enumerate(client.links):
+            if number == len(shells):
+                shell = host.connection(link.core)
+                shell.keep = True
+                shells.append(shell)
+                session.requests[number] = (link.core, [])
+            written, link.wire.written = link.wire.written, []
+            for data in written:
+                session.requests[number][1].append(data)
+                shells[number].take(data)
+            shells[number].settle()
+            sent, shells[number].sent = shells[number].sent, []
+            if sent:
+                moved = True
+                session.answers.append(Step(number, b"".join(sent)))
+                link.give(b"".join(sent))
+        return moved
+
+    try:
+        turn(story(client), feed)
+        feed()
+    finally:
+        client.finish()
+        for shell in shells:
+            shell.end()
+    return session
+
+
+def play(session: Session, answers: Sequence[Step]) -> tuple[str, BaseException | None]:
+    """Tell the story's client these answers; returns the outcome and what the story met."""
+    client = Client(session.anonymous)
+    waiting = deque(answers)
+    fed = 0
+
+    def feed() -> bool:
+        nonlocal fed
+        while waiting:
+            step = waiting.popleft()
+            if step.link < len(client.links):
+                fed += 1
+                client.links[step.link].give(step.data)
+                return True
+        for link in client.links:
+            if not link.ended:
+                link.end()
+                client.over = True
+                return True
+        return False
+
+    outcome, met = "answered", None
+    try:
+        try:
+            turn(session.story(client), feed)
+            while waiting:
+                feed()
+        except StatusError as error:
+            outcome, met = ("nak" if error.origin.value == "bind" else "fault"), error
+        except (ProtocolError, AuthenticationError) as error:
+            outcome, met = "closed", error
+        except TransportError as error:
+            outcome, met = ("closed" if _broken(client) else "ignored"), error
+        except OxidError as error:
+            outcome, met = "fault", error
+        except TimeoutError as error:
+            outcome, met = "ignored", error
+        if outcome == "answered" and _broken(client):
+            outcome = "closed"
+    finally:
+        client.finish()
+    return outcome, met
+
+
+def _broken(client: Client) -> bool:
+    """Whether a connection was ended for what the server sent."""
+    return any(
+        isinstance(link.connection.lost, ProtocolError | AuthenticationError | StatusError)
+        for link in client.links
+    )
+
+
+def stories(host: LiveHost) -> list[tuple[str, Story, bool]]:
+    """(name, story, whether without credentials), for a host that lets anybody in where that is wanted."""
+    ntlm, spnego = AuthType.NTLM, AuthType.SPNEGO
+    level = AuthLevel
+    return [
+        ("echo", echo_story(1, 0), True),
+        ("echo ndr64", echo_story(1, 0, Syntax.NDR64), True),
+        ("echo both", echo_story(1, 0, Syntax.NDR64, Syntax.NDR20_LE), True),
+        ("resolver", resolver_story, True),
+        ("endpoints", endpoint_story, True),
+        ("alive", alive_story, True),
+        ("activation", activation_story, True),
+        ("old activation", old_activation_story, True),
+        ("class object", class_object_story, True),
+        ("object", object_story(host.reference), True),
+        ("ntlm connect", echo_story(level.CONNECT, ntlm), False),
+        ("ntlm packet", short_story(level.PKT, ntlm), False),
+        ("ntlm integrity", short_story(level.PKT_INTEGRITY, ntlm), False),
+        ("ntlm privacy", short_story(level.PKT_PRIVACY, ntlm), False),
+        ("spnego connect", short_story(level.CONNECT, spnego), False),
+        ("spnego privacy", short_story(level.PKT_PRIVACY, spnego), False),
+        ("activation privacy", activation_story, False),
+    ]
+
+
+PACKET_NAMES: Final = {kind.value: kind.name.lower() for kind in PacketType}
+_UNUSED: Final = (UNAUTHENTICATED, UUID)
