@@ -27,7 +27,7 @@ FLOORS = [
     ("automation", "rpcss", "metabase"),
     ("iis", "admin", "config"),
     ("host",),
-    ("client", "sync"),
+    ("sync",),
     ("console", "samples", "bench"),
     ("cli",),
     ("__main__",),

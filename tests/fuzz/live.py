@@ -31,6 +31,7 @@ from oxid.rpc.server_connection import ServerConnection
 from oxid.rpc.server_core import ServerCore
 from oxid.runtime.dispatch import set_current_call
 from oxid.runtime.server import Endpoint
+from oxid.samples import sample_classes, sample_interfaces
 from oxid.samples.calculator import Calculator, ICalculator
 from oxid.world import World
 
@@ -254,7 +255,7 @@ class LiveHost(Host):
         self.clock = FuzzClock()
         world = World(self.clock, Replayable(1))
         options = HostOptions(state=state, ping_period=PING_PERIOD, insecure_anonymous=anonymous)
-        super().__init__(options, world)
+        super().__init__(options, world, classes=sample_classes(), interfaces=sample_interfaces())
         self.replayable = Replayable(2)
         self.cores: dict[str, ServerCore] = {}
 

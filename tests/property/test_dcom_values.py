@@ -225,7 +225,7 @@ def test_hostile_bindings_are_refused_or_understood(data):
         pass
 
 
-@pytest.mark.req("rpce§6.tower", "dcom§6.A17")
+@pytest.mark.req("rpce§6.tower", "scenarios-dcom§A.A17")
 @given(mutated([Tower.of(IID).encode(), Tower.of(IID, protseq="ncacn_np", endpoint="x").encode()]))
 def test_hostile_towers_are_refused_or_understood(data):
     try:

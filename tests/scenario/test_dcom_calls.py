@@ -1,7 +1,6 @@
 """A client and a host over real sockets in one loop: activation, calls, references, errors."""
 
 import asyncio
-import gc
 import logging
 from uuid import UUID
 
@@ -328,8 +327,8 @@ def test_remote_unknown_counts_and_queries(tmp_path):
             reply = await raw_call(
                 connection, IRemUnknown2, 6, UUID(bytes_le=channel.exporter.address.ipid_rem_unknown), stub
             )
-            codes, references = second.operations[6].codec(oxid.ndr.Syntax.NDR20_LE).decode_reply(
-                reply, 8, None
+            codes, references = (
+                second.operations[6].codec(oxid.ndr.Syntax.NDR20_LE).decode_reply(reply, 8, None)
             )
             assert codes == [0x80004002, 0]
             assert references[0] is None
@@ -422,7 +421,7 @@ def test_garbage_behind_the_arguments_is_ignored(tmp_path):
         async with machine.activate(CLSID_CALCULATOR, ICalculator) as calculator:
             connection = await calculator._channel.connection()
             reply = await raw_call(connection, ICalculator, 3, calculator.ipid, ADD + b"junk" * 3)
-            assert reply.hex() == "0000000000000000" "05000000" "00000000"
+            assert reply.hex() == "00000000000000000500000000000000"
 
     story(tmp_path, tell)
 
@@ -441,7 +440,7 @@ def test_unknown_extensions_are_ignored(tmp_path):
         async with machine.activate(CLSID_CALCULATOR, ICalculator) as calculator:
             connection = await calculator._channel.connection()
             reply = await raw_call(connection, ICalculator, 3, calculator.ipid, stub)
-            assert reply.hex() == "0000000000000000" "05000000" "00000000"
+            assert reply.hex() == "00000000000000000500000000000000"
 
     story(tmp_path, tell)
 
@@ -454,12 +453,12 @@ def test_calls_below_integrity_are_refused_and_the_log_says_who(tmp_path, caplog
             address = await machine.resolve(calculator.oxid)
             port = int(address.bindings.strings[0].endpoint)
             async with there.connect(level=level, raise_level=False) as low:
-                connection = await low.pool.connection("127.0.0.1", port, low.call_blanket(0))
-                with pytest.raises(oxid.AccessDenied) as caught:
-                    await raw_call(connection, ICalculator, 3, calculator.ipid, ADD)
-                assert caught.value.status == oxid.RpcStatus(5)
-                with pytest.raises(oxid.AccessDenied) as caught:
-                    await raw_call(connection, IRemUnknown, 5, calculator.ipid, ADD)
+                async with low.connections.use("127.0.0.1", port, low.call_blanket(0)) as connection:
+                    with pytest.raises(oxid.AccessDenied) as caught:
+                        await raw_call(connection, ICalculator, 3, calculator.ipid, ADD)
+                    assert caught.value.status == oxid.RpcStatus(5)
+                    with pytest.raises(oxid.AccessDenied) as caught:
+                        await raw_call(connection, IRemUnknown, 5, calculator.ipid, ADD)
                 assert caught.value.status == oxid.RpcStatus(0x80070005)
 
     story(tmp_path, tell)
@@ -594,11 +593,10 @@ def test_a_call_that_takes_too_long_times_out(tmp_path):
 def test_a_dropped_proxy_warns_and_is_released_by_the_loop(tmp_path):
     async def tell(there, machine):
         rest = there.live("object")
-        calculator = await machine.activate(CLSID_CALCULATOR, ICalculator)
-        await calculator.add(1, 1)
+        held = [await machine.activate(CLSID_CALCULATOR, ICalculator)]
+        await held[0].add(1, 1)
         with pytest.warns(ResourceWarning, match=r"was dropped without release"):
-            del calculator
-            gc.collect()
+            held.clear()
         for _ in range(500):
             await asyncio.sleep(0.001)
             if there.live("object") == rest:

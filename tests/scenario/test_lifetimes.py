@@ -13,7 +13,9 @@ P = 120.0
 
 def virtually(tmp_path, tell):
     async def run():
-        async with served(tmp_path, [Calculator], world=virtual_world(), client_world=virtual_world()) as there:
+        async with served(
+            tmp_path, [Calculator], world=virtual_world(), client_world=virtual_world()
+        ) as there:
             await tell(there, there.live())
 
     run_virtual(run())
@@ -30,6 +32,7 @@ def test_a_client_that_only_holds_keeps_its_object_for_hours(tmp_path):
                 assert 99 <= pings <= 101  # one ComplexPing, then a SimplePing per period
                 assert there.live("ping_set", "pinged_oid") == {"ping_set": 1, "pinged_oid": 1}
                 assert await calculator.add(2, 3) == 5
+        await asyncio.sleep(20)  # pooled connections close when they were idle for ten seconds
         await there.at_rest(rest)
 
     virtually(tmp_path, tell)

@@ -7,6 +7,7 @@ they are asked for, so that `oxid --help` stays quick.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from typing import Final, NoReturn
@@ -75,7 +76,21 @@ def verbose_option() -> click.Option:
 
 def _note_verbose(ctx: click.Context, _parameter: click.Parameter, times: int) -> None:
     meta = ctx.find_root().meta
-    meta[VERBOSE] = max(times, meta.get(VERBOSE, 0))
+    meta[VERBOSE] = times = max(times, meta.get(VERBOSE, 0))
+    if times:
+        log_to_stderr(times)
+
+
+def log_to_stderr(verbose: int) -> None:
+    """Show the log of what a command does: at -v what happens, at -vv every detail."""
+    import logging
+
+    log = logging.getLogger("oxid")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.DEBUG if verbose > 1 else logging.INFO)
 
 
 @click.group(
@@ -114,7 +129,8 @@ def run(words: list[str] | None = None) -> int:
         complain("interrupted")
         return 1
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads us; nor should Python say so at exit
+        # Nobody reads us any more; what is still buffered goes nowhere, or Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if meta.get(VERBOSE, 0) >= 2:

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from oxid.com.connections import Lease
 from oxid.com.orpc import COM_VERSION
 from oxid.com.proxy import Causality, proxy_class
 from oxid.com.references import ExporterAddress, RemoteExporter, RemotePointer
@@ -36,7 +37,7 @@ class Channel:
         self.causality = causality
         self._version = COM_VERSION
         self.request_head = _request_head(COM_VERSION)
-        self._connection: RpcConnection | None = None
+        self._lease = Lease()
         self._connecting = asyncio.Lock()
         self._remote_unknown: Any = None
 
@@ -50,16 +51,15 @@ class Channel:
 
         Raises ServerUnavailable with what each attempt met.
         """
-        connection = self._connection
-        if connection is not None and connection.lost is None:
-            return connection
-        async with self._connecting:
-            connection = self._connection
-            if connection is None or connection.lost is not None:
-                connection = self._connection = await self._connect()
-            return connection
+        if not self._lease.usable:
+            async with self._connecting:
+                if not self._lease.usable:
+                    await self._connect()
+        connection = self._lease.connection
+        assert connection is not None  # usable
+        return connection
 
-    async def _connect(self) -> RpcConnection:
+    async def _connect(self) -> None:
         address = self.exporter.address
         if address is None:
             address = await self.machine.resolve_exporter(self.exporter)
@@ -68,7 +68,8 @@ class Channel:
         failures: list[str] = []
         for host, port in self._candidates(address):
             try:
-                return await self.machine.pool.connection(host, port, blanket)
+                await self._lease.take(self.machine.connections.use(host, port, blanket))
+                return
             except (TransportError, ServerUnavailable, OSError, TimeoutError) as error:
                 failures.append(f"{host}:{port}: {error or type(error).__name__}")
         raise ServerUnavailable(
@@ -125,7 +126,9 @@ class Channel:
         except (OxidError, OSError, TimeoutError) as error:
             # The ping set no longer names these objects: the server's own time-out is the backstop.
             log.debug("exporter %016x was not told of a release: %s", self.exporter.oxid, error)
-        self.machine.channel_used(self)
+        if self.exporter.idle:
+            await self._lease.give_back()
+            self.machine.channel_idle(self)
 
     def drop_later(self, pointer: RemotePointer) -> None:
         """A proxy was dropped without release: let it go on the loop's own thread, outside the finaliser."""

@@ -1,72 +1,68 @@
-"""The connections of one machine object: one per address and blanket, made at first use."""
+"""The connections of one machine object: leased per address and blanket from a pool of its own."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from oxid.auth.context import AuthType
 from oxid.com.options import Blanket, ClientOptions
-from oxid.errors import LocalProtocolError
-from oxid.runtime.client import RpcConnection, connect
+from oxid.rpc.pdu import MAX_CALL_ID
+from oxid.runtime.client import RpcConnection
+from oxid.runtime.pool import ConnectionPool
 from oxid.world import World
-
-_Key = tuple[str, int, Blanket]
-_SWEEP_EVERY: Final = 64
 
 
 class Connections:
     """Owns its connections; `aclose` ends them. Identities never share one."""
 
     def __init__(self, world: World, options: ClientOptions) -> None:
-        self._world = world
         self._options = options
-        self._made: dict[_Key, RpcConnection] = {}
-        self._locks: dict[_Key, asyncio.Lock] = {}
-        self._closed = False
+        self._pool = ConnectionPool(world, idle_s=options.idle_timeout)
 
-    async def connection(self, host: str, port: int, blanket: Blanket) -> RpcConnection:
-        """The connection to an address under a blanket. Raises TransportError."""
-        key = (host, port, blanket)
-        found = self._made.get(key)
-        if found is not None and found.lost is None:
-            return found
-        if self._closed:
-            raise LocalProtocolError("the machine is closed")
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            found = self._made.get(key)
-            if found is not None and found.lost is None:
-                return found
-            made = await connect(
-                host,
-                port,
-                world=self._world,
-                credentials=blanket.credentials,
-                level=blanket.level,
-                auth_type=blanket.auth_type or AuthType.SPNEGO,
-                target=blanket.target_name or None,
-                timeout=self._options.connect_timeout,
-                call_timeout=self._options.call_timeout,
-            )
-            if self._closed:
-                await made.aclose()
-                raise LocalProtocolError("the machine is closed")
-            if len(self._made) % _SWEEP_EVERY == _SWEEP_EVERY - 1:
-                self._forget_lost()
-            self._made[key] = made
-            return made
-
-    def _forget_lost(self) -> None:
-        for key in [key for key, made in self._made.items() if made.lost is not None]:
-            del self._made[key]
-            self._locks.pop(key, None)
+    def use(self, host: str, port: int, blanket: Blanket) -> AbstractAsyncContextManager[RpcConnection]:
+        """A connection for a while; it stays open for a time after its last use. Raises TransportError."""
+        return self._pool.connection(
+            host,
+            port,
+            credentials=blanket.credentials,
+            level=blanket.level,
+            auth_type=blanket.auth_type or AuthType.SPNEGO,
+            target=blanket.target_name or None,
+            timeout=self._options.connect_timeout,
+            call_timeout=self._options.call_timeout,
+        )
 
     async def aclose(self) -> None:
-        """Close all; may be called twice."""
-        self._closed = True
-        made, self._made = list(self._made.values()), {}
-        for connection in made:
-            await connection.aclose()
+        """Close all, also those in use; may be called twice."""
+        await self._pool.aclose()
 
     def __repr__(self) -> str:
-        return f"<Connections {len(self._made)} open>"
+        return f"<Connections {self._pool!r}>"
+
+
+class Lease:
+    """One connection held for as long as something needs it; replaced when it is lost."""
+
+    __slots__ = ("_stack", "connection")
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self.connection: RpcConnection | None = None
+
+    @property
+    def usable(self) -> bool:
+        connection = self.connection
+        return connection is not None and connection.lost is None and connection.last_call_id < MAX_CALL_ID
+
+    async def take(self, using: AbstractAsyncContextManager[RpcConnection]) -> RpcConnection:
+        """Hold this connection from now on, instead of any other."""
+        connection = await using.__aenter__()
+        await self.give_back()
+        self._stack.push_async_exit(using)
+        self.connection = connection
+        return connection
+
+    async def give_back(self) -> None:
+        """Hold nothing; may be called twice."""
+        self.connection = None
+        await self._stack.aclose()

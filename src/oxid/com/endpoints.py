@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -18,6 +19,7 @@ from oxid.values.status import RpcStatus, Win32
 
 if TYPE_CHECKING:
     from oxid.com.machine import Machine
+    from oxid.runtime.client import RpcConnection
 
 _NIL = UUID(int=0)
 _PIECE = 500
@@ -37,31 +39,34 @@ class Endpoint:
 
 async def list_endpoints(machine: Machine) -> list[Endpoint]:
     """Every registration, in the mapper's order. Raises StatusError, TransportError, TimeoutError."""
-    mapper = await _mapper(machine)
     found: list[Endpoint] = []
     handle = NULL_HANDLE
-    while True:
-        reply = await mapper.lookup(0, None, None, _VERSION_ALL, handle, _PIECE)
-        for entry in reply.entries:
-            if entry.tower is not None:
-                tower = Tower.decode(entry.tower.octets)
-                found.append(
-                    Endpoint(tower.interface, tower.version, tower.binding(), entry.object, entry.annotation)
-                )
-        handle = reply.entry_handle
-        if reply.status not in (0, s.EPT_S_NOT_REGISTERED_DCE):
-            raise error_for(RpcStatus(reply.status), "ept_lookup")
-        if handle == NULL_HANDLE:
-            return found
+    async with _connection(machine) as connection:
+        mapper: IEndpointMap = await connection.proxy(IEndpointMap)
+        while True:
+            reply = await mapper.lookup(0, None, None, _VERSION_ALL, handle, _PIECE)
+            for entry in reply.entries:
+                if entry.tower is not None:
+                    tower = Tower.decode(entry.tower.octets)
+                    binding = tower.binding()
+                    found.append(
+                        Endpoint(tower.interface, tower.version, binding, entry.object, entry.annotation)
+                    )
+            handle = reply.entry_handle
+            if reply.status not in (0, s.EPT_S_NOT_REGISTERED_DCE):
+                raise error_for(RpcStatus(reply.status), "ept_lookup")
+            if handle == NULL_HANDLE:
+                return found
 
 
 async def map_interface(machine: Machine, uuid: UUID, version: tuple[int, int]) -> list[StringBinding]:
     """Where an interface listens over TCP; empty where the mapper knows no such interface."""
-    mapper = await _mapper(machine)
     wanted = TowerIdl(Tower.of(uuid, version).encode())
-    reply = await mapper.map(_NIL, wanted, NULL_HANDLE, 16)
-    if reply.entry_handle != NULL_HANDLE:
-        await mapper.lookup_handle_free(reply.entry_handle)
+    async with _connection(machine) as connection:
+        mapper: IEndpointMap = await connection.proxy(IEndpointMap)
+        reply = await mapper.map(_NIL, wanted, NULL_HANDLE, 16)
+        if reply.entry_handle != NULL_HANDLE:
+            await mapper.lookup_handle_free(reply.entry_handle)
     if reply.status == s.EPT_S_NOT_REGISTERED_DCE:
         return []
     if reply.status:
@@ -82,6 +87,5 @@ async def map_endpoint(machine: Machine, spec: InterfaceSpec) -> int:
     return ports[0]
 
 
-async def _mapper(machine: Machine) -> IEndpointMap:
-    connection = await machine.pool.connection(machine.host, machine.options.port, UNAUTHENTICATED)
-    return await connection.proxy(IEndpointMap)
+def _connection(machine: Machine) -> AbstractAsyncContextManager[RpcConnection]:
+    return machine.connections.use(machine.host, machine.options.port, UNAUTHENTICATED)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 
@@ -98,7 +98,8 @@ class Machine:
         self.host = host
         self.options = options
         self.world = world
-        self.pool = Connections(world, options)
+        self.connections = Connections(world, options)
+        self._stack = AsyncExitStack()
         self.version = COM_VERSION
         """The DCOM version both ends speak; known after `connect`."""
         self._credentials = blanket.credentials
@@ -107,6 +108,7 @@ class Machine:
         self._channels: dict[int, Channel] = {}
         self._bindings: DualStringArray = EMPTY_BINDINGS
         self._agent: PingAgent | None = None
+        self._targets: set[PingTarget] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -147,15 +149,16 @@ class Machine:
     ) -> ActivationOut:
         """Activate, and return the reply with its OBJREFs: the caller owns the references in them."""
         self._check_open()
-        connection = await self.pool.connection(self.host, self.options.port, self.call_blanket(INTEGRITY))
-        if not self._old_activation:
-            try:
-                return await self._activate_by_properties(connection, clsid, iids, class_object)
-            except NoSuchInterface as error:
-                if error.origin not in (Origin.BIND, Origin.FAULT):
-                    raise
-                self._old_activation = True  # a peer before DCOM 5.6
-        return await self._activate_by_parameters(connection, clsid, iids, class_object)
+        blanket = self.call_blanket(INTEGRITY)
+        async with self.connections.use(self.host, self.options.port, blanket) as connection:
+            if not self._old_activation:
+                try:
+                    return await self._activate_by_properties(connection, clsid, iids, class_object)
+                except NoSuchInterface as error:
+                    if error.origin not in (Origin.BIND, Origin.FAULT):
+                        raise
+                    self._old_activation = True  # a peer before DCOM 5.6
+            return await self._activate_by_parameters(connection, clsid, iids, class_object)
 
     async def _activate_by_properties(
         self, connection: Any, clsid: UUID, iids: Sequence[UUID], class_object: bool
@@ -219,8 +222,9 @@ class Machine:
 
     async def server_alive(self) -> tuple[ComVersion, DualStringArray]:
         """The other machine's DCOM version and its resolver's bindings; needs no account. [MS-DCOM] 3.1.2.5.1.6"""
-        resolver = await self._resolver(UNAUTHENTICATED)
-        reply = await resolver.server_alive2()
+        async with self.connections.use(self.host, self.options.port, UNAUTHENTICATED) as connection:
+            resolver: IObjectExporter = await connection.proxy(IObjectExporter)
+            reply = await resolver.server_alive2()
         if reply.status:
             raise error_for(Win32(reply.status), "ServerAlive2")
         bindings = reply.bindings.bindings() if reply.bindings is not None else EMPTY_BINDINGS
@@ -245,19 +249,15 @@ class Machine:
         raise failure or self.error(s.RPC_E_INVALID_OBJREF, f"no resolver is named for {exporter!r}")
 
     async def _resolve_at(self, host: str, port: int, oxid: int) -> ExporterAddress:
-        connection = await self.pool.connection(host, port, self.call_blanket(INTEGRITY))
-        resolver: IObjectExporter = await connection.proxy(IObjectExporter)
-        reply = await resolver.resolve_oxid2(oxid, [NCACN_IP_TCP])
+        async with self.connections.use(host, port, self.call_blanket(INTEGRITY)) as connection:
+            resolver: IObjectExporter = await connection.proxy(IObjectExporter)
+            reply = await resolver.resolve_oxid2(oxid, [NCACN_IP_TCP])
         if reply.status or reply.bindings is None:
             raise error_for(Win32(reply.status or s.OR_INVALID_OXID), f"OXID {oxid:016x} at {host}")
         version = negotiate((reply.version.major, reply.version.minor), self.version)
         return ExporterAddress(
             reply.bindings.bindings(), reply.ipid_rem_unknown.bytes_le, reply.authn_hint, version
         )
-
-    async def _resolver(self, blanket: Blanket) -> IObjectExporter:
-        connection = await self.pool.connection(self.host, self.options.port, blanket)
-        return cast("IObjectExporter", await connection.proxy(IObjectExporter))
 
     # -- plain RPC -----------------------------------------------------------------------------------------
 
@@ -362,16 +362,16 @@ class Machine:
             channel = self._channels[oxid] = Channel(self, exporter, self._causality)
         return channel
 
-    def channel_used(self, channel: Channel) -> None:
-        """Forget an exporter in which nothing is held any more."""
-        if channel.exporter.idle and len(self._channels) > 64:
+    def channel_idle(self, channel: Channel) -> None:
+        """Forget an exporter in which nothing is held any more, once there are many of them."""
+        if len(self._channels) > 64:
             self._channels.pop(channel.exporter.oxid, None)
 
     # -- keeping alive -------------------------------------------------------------------------------------
 
     def _ping_target(self, remote: RemoteObject) -> PingTarget:
         places = resolver_addresses(remote.resolver)
-        return PingTarget((*places, *self._own_place()), self.call_blanket(INTEGRITY))
+        return PingTarget(tuple(dict.fromkeys([*places, *self._own_place()])), self.call_blanket(INTEGRITY))
 
     def _own_place(self) -> list[tuple[str, int]]:
         """The resolver that was connected to; none for a host that only follows references."""
@@ -379,7 +379,9 @@ class Machine:
 
     def _hold(self, remote: RemoteObject) -> None:
         if not remote.noping and self._agent is not None:
-            self._agent.hold(self._ping_target(remote), remote.oid)
+            target = self._ping_target(remote)
+            self._targets.add(target)
+            self._agent.hold(target, remote.oid)
 
     def _let_go(self, remote: RemoteObject) -> None:
         if not remote.noping and self._agent is not None:
@@ -430,10 +432,8 @@ class Machine:
     async def _aclose(self) -> None:
         """Release what is still held, politely and in bounded time, then close every connection."""
         channels = list(self._channels.values())
-        targets = set()
         for channel in channels:
             for remote in list(channel.exporter.objects.values()):
-                targets.add(self._ping_target(remote))
                 for pointer in list(remote.pointers.values()):
                     pointer.uses = 1
                     channel.exporter.let_go(pointer)
@@ -441,14 +441,15 @@ class Machine:
         try:
             owed = [channel.send_releases() for channel in channels if channel.exporter.unreleased]
             if self._agent is not None:
-                owed += [self._agent.say_goodbye(t, self.options.release_timeout) for t in targets]
+                owed += [self._agent.say_goodbye(t, self.options.release_timeout) for t in self._targets]
             await asyncio.gather(*owed)
         finally:
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.pool.aclose()
+            await self._stack.aclose()
+            await self.connections.aclose()
 
     def __repr__(self) -> str:
         objects = sum(len(channel.exporter.objects) for channel in self._channels.values())

@@ -31,6 +31,8 @@ class ClientOptions:
     """For one connection with its handshake."""
     call_timeout: float | None = 120.0
     """For one call; None waits for ever."""
+    idle_timeout: float = 10.0
+    """A connection that nothing uses is closed after this."""
     release_timeout: float = 5.0
     """For telling a server what was released; after it the server's own time-outs do it."""
     ping_period: float = PING_PERIOD

@@ -76,7 +76,7 @@ class PingAgent:
     async def say_goodbye(self, target: Hashable, limit: float) -> None:
         """Tell the resolver what was let go, within `limit` seconds; its own time-out is the backstop."""
         found = self._sets.get(target)
-        if found is None:
+        if found is None or not found.changed:
             return
         try:
             async with asyncio.timeout(limit):

@@ -10,7 +10,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from oxid.com.connections import Connections
-from oxid.com.options import UNAUTHENTICATED, Blanket, ClientOptions
+from oxid.com.options import Blanket, ClientOptions
 from oxid.com.ping_agent import PingAgent
 from oxid.com.ping_client import Ping
 from oxid.errors import OxidError, ServerUnavailable
@@ -53,7 +53,8 @@ async def agent_of_this_process(world: World, options: ClientOptions) -> AsyncIt
         async def send(target: PingTarget, ping: Ping) -> tuple[int, int]:
             return await _send(pool, target, ping)
 
-        shared = of_loop[options.ping_period] = _Shared(PingAgent(world, options.ping_period, send), pool)
+        agent = PingAgent(world, options.ping_period, send)
+        shared = of_loop[options.ping_period] = _Shared(agent, pool)
     shared.users += 1
     try:
         yield shared.agent
@@ -68,16 +69,15 @@ async def agent_of_this_process(world: World, options: ClientOptions) -> AsyncIt
 async def _send(pool: Connections, target: PingTarget, ping: Ping) -> tuple[int, int]:
     """Send one ping to the first address of the resolver that answers. Raises the last failure."""
     failure: Exception = ServerUnavailable(Win32(s.RPC_S_SERVER_UNAVAILABLE), "no address")
-    blanket = target.blanket if target.blanket.credentials is not None else UNAUTHENTICATED
     for host, port in dict.fromkeys(target.places):
         try:
-            connection = await pool.connection(host, port, blanket)
-            resolver: IObjectExporter = await connection.proxy(IObjectExporter)
-            if ping.simple:
-                return await resolver.simple_ping(ping.set_id), ping.set_id
-            reply = await resolver.complex_ping(
-                ping.set_id, ping.sequence or 0, list(ping.add) or None, list(ping.remove) or None
-            )
+            async with pool.use(host, port, target.blanket) as connection:
+                resolver: IObjectExporter = await connection.proxy(IObjectExporter)
+                if ping.simple:
+                    return await resolver.simple_ping(ping.set_id), ping.set_id
+                reply = await resolver.complex_ping(
+                    ping.set_id, ping.sequence or 0, list(ping.add) or None, list(ping.remove) or None
+                )
         except (OxidError, OSError, TimeoutError) as error:
             failure = error
         else:

@@ -21,7 +21,7 @@ from uuid import UUID
 from oxid.com.interface_pointers import carries_pointers
 from oxid.com.orpc import EMPTY_ORPCTHAT, ORPCTHAT_SIZE, error_info_of, read_orpcthat
 from oxid.com.references import RemotePointer
-from oxid.errors import LocalProtocolError, Origin, StatusError, error_for
+from oxid.errors import LocalProtocolError, Origin, StatusError, TransportError, error_for
 from oxid.ndr.codec import OperationCodec
 from oxid.ndr.syntax import Syntax
 from oxid.rpc.interface import InterfaceSpec, OperationSpec, spec_of
@@ -207,6 +207,9 @@ async def {method}(self{params}):
     except CancelledError:
         connection.forsake(waiter)
         raise
+    except TransportError:
+        self._connection = None
+        raise
     if stub.startswith(NO_EXTENSIONS):
         return decode(stub, 8, None)
     return self._extended(stub, decode, None)
@@ -254,6 +257,7 @@ def _method(interface: type[Any], operation: OperationSpec) -> Callable[..., Any
         "operation": operation,
         "CancelledError": CancelledError,
         "StatusError": StatusError,
+        "TransportError": TransportError,
         "NO_EXTENSIONS": EMPTY_ORPCTHAT,
         "ZERO4": _ZERO4,
         **defaults,

@@ -171,14 +171,15 @@ class Decoder(ReadRuns):
         width = 2 if node.wide else 1
         stop = self.fresh("s")
         self.line(f"{stop} = at + {actual}{' * 2' if node.wide else ''}")
-        with self.block(f"if {offset} or {actual} > {maximum} or {stop} > len(buf):"):
+        with self.block(f"if {offset} or not 0 < {actual} <= {maximum} or {stop} > len(buf):"):
             self.line(f"bad({f'{self.label}: a string that does not fit its counts or the stub data'!r})")
         decode = self.constant(DECODERS[node.wide, self.syntax.little], "decode")
         text = self.fresh("u")
-        self.line(f"{text} = {decode}(buf[at:{stop}], 'surrogatepass', True)[0]")
-        with self.block(f"if not {text} or {text}.find({NUL}) != len({text}) - 1:"):
+        self.line(f"{text} = {decode}(buf[at:{stop} - {width}], 'surrogatepass', True)[0]")
+        ended = f"buf[{stop} - 1] or buf[{stop} - 2]" if node.wide else f"buf[{stop} - 1]"
+        with self.block(f"if {ended} or {NUL} in {text}:"):
             self.line(f"bad({f'{self.label}: a string whose terminator is not its last character'!r})")
-        self.line(f"{place} = {text}[:-1]")
+        self.line(f"{place} = {text}")
         self.line(f"at = {stop}")
         self.mod, self.rem = width, 0
         self.extents[place] = (maximum, actual)
@@ -267,10 +268,10 @@ class Decoder(ReadRuns):
             _UNPACKERS[key] = UnpackCache(*key)
         table = self.constant(_UNPACKERS[key], "unpacks")
         if self.syntax.order != NATIVE_ORDER or code == "?" or (count.isdigit() and int(count) < CAST_FROM):
-            self.line(f"{place} = list({table}[{count}](buf, at))")
+            self.line(f"{place} = [*{table}[{count}](buf, at)]")
         else:
             self.line(f"if {count} < {CAST_FROM}:")
-            self.line(f"    {place} = list({table}[{count}](buf, at))")
+            self.line(f"    {place} = [*{table}[{count}](buf, at)]")
             self.line("else:")
             self.line(f"    {place} = memoryview(buf)[at:{stop}].cast({code!r}).tolist()")
 

@@ -39,7 +39,14 @@ from oxid.rpc.pdu import (
     SyntaxId,
 )
 from oxid.rpc.presentation import FEATURE_KEEP_ON_ORPHAN
-from oxid.rpc.security import LEVEL_PKT, VT_HEADER_SIGNING, SecurityEntry, unprotect, verification_trailer
+from oxid.rpc.security import (
+    LEVEL_PKT,
+    TRAILER_SHORT,
+    VT_HEADER_SIGNING,
+    SecurityEntry,
+    unprotect,
+    verification_trailer,
+)
 from oxid.values import status as s
 from oxid.values.status import Win32
 
@@ -92,6 +99,7 @@ class ClientConnection(PduStream):
         "_pairs",
         "_partials",
         "_plain",
+        "_sole",
         "calls",
         "concurrent",
         "features",
@@ -130,6 +138,7 @@ class ClientConnection(PduStream):
         self._pairs: dict[int, _Pair] = {}
         self._partials: dict[int, Partial] | None = None
         self._plain = True
+        self._sole: SecurityEntry | None = None
 
     def flush(self) -> None:
         buffers, self.outgoing = self.outgoing, None
@@ -183,8 +192,8 @@ class ClientConnection(PduStream):
 
     def use_security(self, entry: SecurityEntry, *, header_signing: bool) -> None:
         """From here on every request is made under this security context."""
-        entry.ready = True
         entry.context.header_signing = header_signing
+        entry.establish()
         self.header_signing = header_signing
         self._entry = entry
         self._settle_plain()
@@ -202,6 +211,8 @@ class ClientConnection(PduStream):
         """
         call_id = self._call_id = self._call_id + 1
         if not self._plain or call_id > MAX_CALL_ID:
+            if self._sole is not None and call_id <= MAX_CALL_ID:
+                return self._submit_protected(self._sole, call_id, context_id, opnum, out, object)
             return self._submit(call_id, context_id, opnum, out, object)
         length = len(out)
         if length > self._max_send:
@@ -213,6 +224,34 @@ class ClientConnection(PduStream):
             _pack(out, 0, WORD_OBJECT_REQUEST, 0x10, length, 0, call_id, length - 40, context_id, opnum)
         self.calls[call_id] = waiter = self.make_waiter()
         self.write(out)
+        return waiter
+
+    def _submit_protected(
+        self,
+        entry: SecurityEntry,
+        call_id: int,
+        context_id: int,
+        opnum: int,
+        out: bytearray,
+        object: bytes | None,
+    ) -> Any:
+        """The short path of a protected request."""
+        if entry.seen is None or self._pairs.get(context_id) not in entry.seen:
+            self._add_verification(entry, context_id, out)
+        header, word = 24, WORD_REQUEST
+        if object is not None:
+            header, word = 40, WORD_OBJECT_REQUEST
+            out[24:40] = object
+        self.calls[call_id] = waiter = self.make_waiter()
+        if len(out) - header <= entry.room(self._max_send, header):
+            entry.seal_one(out, header, word, call_id, context_id, opnum)
+            self.write(out)
+        else:
+            self.write_all(
+                split_protected(
+                    out, header, PacketType.REQUEST, call_id, context_id, opnum, self._max_send, entry
+                )
+            )
         return waiter
 
     def _submit(self, call_id: int, context_id: int, opnum: int, out: bytearray, object: bytes | None) -> Any:
@@ -354,6 +393,15 @@ class ClientConnection(PduStream):
                     self._cancelled.pop(call_id, None)
                 at = end
                 continue
+            if (
+                word == WORD_RESPONSE
+                and drep == 0x10
+                and end <= size
+                and call_id in calls
+                and self._protected_reply(data, at, end, auth, call_id)
+            ):
+                at = end
+                continue
             before = at
             at = self._take(data, at, size)
             if at == before or self._need < 0:
@@ -366,6 +414,34 @@ class ClientConnection(PduStream):
                     break
         if at < size:
             self._keep(data, at)
+
+    def _protected_reply(self, data: bytes, at: int, end: int, auth: int, call_id: int) -> bool:
+        """The short path of a protected reply in one fragment; False where it is anything else."""
+        entry = self._sole
+        if entry is None or auth != entry.signature_size:
+            return False
+        trailer_at = end - auth - 8
+        if trailer_at < at + 24 or self._need < 0 or end - at > self._max_receive:
+            return False
+        kind, padding, auth_id = TRAILER_SHORT(data, trailer_at)
+        if (
+            auth_id != entry.context_id
+            or kind != entry.auth_type | entry.level << 8
+            or padding > trailer_at - at - 24
+        ):
+            return False
+        pdu = data if at == 0 and end == len(data) else data[at:end]
+        try:
+            body = entry.context.unseal(pdu, 24, trailer_at - at)
+        except AuthenticationError as error:
+            self.fail(error)
+            return True
+        waiter = self.calls.pop(call_id)
+        if not waiter.done():
+            waiter.set_result(body[:-padding] if padding else body)
+        elif self._cancelled:
+            self._cancelled.pop(call_id, None)
+        return True
 
     def _on_pdu(self, pdu: bytes, header: Header) -> None:
         ptype = header.ptype
@@ -498,7 +574,9 @@ class ClientConnection(PduStream):
 
     def _settle_plain(self) -> None:
         entry = self._entry
-        self._plain = self.concurrent and self.lost is None and (entry is None or entry.level < LEVEL_PKT)
+        short = self.concurrent and self.lost is None
+        self._plain = short and (entry is None or entry.level < LEVEL_PKT)
+        self._sole = entry if short and entry is not None and entry.level >= LEVEL_PKT else None
 
     def _reject(self, ptype: int, call_id: int, error: RemoteProtocolError) -> None:
         self.fail(error)
@@ -521,6 +599,7 @@ class ClientConnection(PduStream):
             return
         self.lost = error
         self._plain = False
+        self._sole = None
         waiters = list(self.calls.values())
         waiters += [item[1][4] for item in self._backlog or ()]
         if self._answer is not None:

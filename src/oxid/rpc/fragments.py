@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 from oxid.errors import RemoteProtocolError
 from oxid.rpc.pdu import FIRST, LAST, LITTLE_ENDIAN, OBJECT_UUID, REQUEST, VERSION
-from oxid.rpc.security import protect
 from oxid.values import status as s
 
 if TYPE_CHECKING:
@@ -110,10 +109,7 @@ def split_protected(
     step = entry.room(max_fragment, header)
     end = len(out)
     if end - header <= step:
-        REQUEST.pack_into(
-            out, 0, word | _FIRST | _LAST, LITTLE_ENDIAN, 0, 0, call_id, end - header, context_id, opnum
-        )
-        protect(entry, out, header)
+        entry.seal_one(out, header, word | _FIRST | _LAST, call_id, context_id, opnum)
         return [out]
     view = memoryview(out)
     object_uuid = view[24:40] if header == 40 else b""
@@ -123,12 +119,10 @@ def split_protected(
         left = end - at
         if left <= step:
             flags |= _LAST
-        fragment = bytearray(
-            REQUEST.pack(word | flags, LITTLE_ENDIAN, 0, 0, call_id, left, context_id, opnum)
-        )
+        fragment = bytearray(24)
         fragment += object_uuid
         fragment += view[at : at + step]
-        protect(entry, fragment, header)
+        entry.seal_one(fragment, header, word | flags, call_id, context_id, opnum, left)
         buffers.append(fragment)
         at += step
         flags = 0

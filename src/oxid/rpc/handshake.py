@@ -133,7 +133,7 @@ def _entry_for(
     if auths is None:
         auths = connection._auths = {}
     auths[trailer.context_id] = entry
-    connection._plain = False
+    connection._settle_plain()
     return entry
 
 
@@ -208,8 +208,8 @@ def _stepped(
         connection.core.note_refusal(connection.peer, "auth3 before the last leg of a handshake")
         return
     if entry.context.complete:
-        entry.ready = True
-        entry.elements = None
+        entry.establish()
+        connection._settle_plain()
         log.info(
             "%s authenticated as %s, level %d",
             address_text(connection.peer),

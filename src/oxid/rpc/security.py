@@ -1,6 +1,6 @@
 """Security of requests and responses: sec_trailer, padding, verification trailer. [MS-RPCE] 2.2.2.11, 2.2.2.13
 
-    protect(entry, pdu, body_at)                    header + stub -> the whole protected PDU, in place
+    entry.seal_one(out, 24, word, ...)              header + stub -> the whole protected PDU, in place
     body = unprotect(entry, pdu, body_at, trailer)  the stub of a received PDU
     stub = check_verification(stub, ...)            the stub without its verification trailer
 
@@ -38,17 +38,30 @@ VT_HEADER_SIGNING: Final = 1
 _VT_MAX: Final = 1024
 """Bytes from the end in which a verification trailer is looked for: ten times what Windows sends."""
 
-_LENGTHS: Final = Struct("<HH")
 _COMMAND: Final = Struct("<HH")
 _HEADER2: Final = Struct("<BxxxIIHH")
 _TRAILER: Final = Struct("<BBBxI")
-_ZEROS: Final = bytes(16)
+TRAILER_SHORT: Final = Struct("<HBxI").unpack_from
+"""auth_type and level in one word, padding, context id"""
+_tails: Final[dict[tuple[int, int, int], tuple[bytes, ...]]] = {}
+"""Padding and sec_trailer by (auth_type, level, context id), shared by all connections."""
 
 
 class SecurityEntry:
     """A security context in use on a connection, by the id the client gave it."""
 
-    __slots__ = ("auth_type", "context", "context_id", "elements", "failed", "level", "ready", "seen")
+    __slots__ = (
+        "_tails",
+        "auth_type",
+        "context",
+        "context_id",
+        "elements",
+        "failed",
+        "level",
+        "ready",
+        "seen",
+        "signature_size",
+    )
 
     def __init__(self, context_id: int, auth_type: int, level: int, context: SecurityContext) -> None:
         self.context_id = context_id
@@ -63,30 +76,60 @@ class SecurityEntry:
         self.seen: set[tuple[SyntaxId, SyntaxId]] | None = None
         """Client: pairs of syntaxes whose pcontext was sent already."""
 
+        self.signature_size = 0
+        self._tails: tuple[bytes, ...] = ()
+
+    def establish(self) -> None:
+        """The handshake is over: from here on PDUs are protected."""
+        self.ready = True
+        self.elements = None
+        self.signature_size = self.context.signature_size
+        key = self.auth_type, self.level, self.context_id
+        tails = _tails.get(key)
+        if tails is None:
+            tails = tuple(
+                bytes(padding) + _TRAILER.pack(self.auth_type, self.level, padding, self.context_id)
+                for padding in range(16)
+            )
+            if len(_tails) < 256:  # context ids are the clients' choice
+                _tails[key] = tails
+        self._tails = tails
+
+    def seal_one(
+        self,
+        out: bytearray,
+        header: int,
+        word: int,
+        call_id: int,
+        context_id: int,
+        opnum: int,
+        hint: int = 0,
+    ) -> None:
+        """Make the buffer of `header` free bytes and a stub one whole protected PDU, in place.
+
+        `hint`: stub bytes from here to the end of the call, where this is a fragment of it.
+        """
+        end = len(out)
+        padding = (header - end) & 15
+        body_end = end + padding
+        size = self.signature_size
+        p.REQUEST.pack_into(
+            out, 0, word, 0x10, body_end + 8 + size, size, call_id, hint or end - header, context_id, opnum
+        )
+        out += self._tails[padding]
+        out += self.context.seal(out, 0, header, body_end)
+
     @property
     def protects(self) -> bool:
         return self.level >= LEVEL_PKT
 
     def room(self, max_fragment: int, header: int) -> int:
         """Stub bytes that fit into one protected fragment."""
-        return (max_fragment - header - p.TRAILER_SIZE - self.context.signature_size) & ~15
+        return (max_fragment - header - p.TRAILER_SIZE - self.signature_size) & ~15
 
     def __repr__(self) -> str:
         state = "failed" if self.failed else "ready" if self.ready else "in handshake"
         return f"<SecurityEntry {self.context_id} type {self.auth_type} level {self.level} {state}>"
-
-
-def protect(entry: SecurityEntry, pdu: bytearray, body_at: int) -> None:
-    """Sign, and at privacy seal, a PDU of header and stub; adds padding, trailer and token to it."""
-    context = entry.context
-    padding = (body_at - len(pdu)) & 15
-    if padding:
-        pdu += _ZEROS[:padding]
-    body_end = len(pdu)
-    pdu += _TRAILER.pack(entry.auth_type, entry.level, padding, entry.context_id)
-    size = context.signature_size
-    _LENGTHS.pack_into(pdu, 8, body_end + 8 + size, size)
-    pdu += context.seal(pdu, 0, body_at, body_end)
 
 
 def unprotect(entry: SecurityEntry, pdu: bytes, body_at: int, trailer: p.Trailer) -> bytes:

@@ -30,8 +30,16 @@ from oxid.rpc.pdu import (
     Header,
     PacketType,
 )
-from oxid.rpc.presentation import NO_CONTEXTS, Contexts
-from oxid.rpc.security import LEVEL_CONNECT, LEVEL_PKT, SecurityEntry, check_verification, unprotect
+from oxid.rpc.presentation import NO_CONTEXTS, Contexts, PresentationContext
+from oxid.rpc.security import (
+    LEVEL_CONNECT,
+    LEVEL_PKT,
+    TRAILER_SHORT,
+    VERIFICATION_MAGIC,
+    SecurityEntry,
+    check_verification,
+    unprotect,
+)
 from oxid.rpc.server_core import ServerCore, log
 from oxid.values import status as s
 
@@ -57,6 +65,7 @@ class ServerConnection(PduStream):
         "_max_send",
         "_partial",
         "_plain",
+        "_sole",
         "_waiting",
         "association",
         "concurrent",
@@ -86,6 +95,7 @@ class ServerConnection(PduStream):
         self._orphans: set[int] | None = None
         self._partial: Partial | None = None
         self._plain = True
+        self._sole: SecurityEntry | None = None
         self._last_call_id = -1
         self._max_send = 2048
         core.world.ledger.rpc_connection.enter()
@@ -180,6 +190,20 @@ class ServerConnection(PduStream):
                         if self._need < 0:
                             break
                     continue
+                if (
+                    auth
+                    and context is not None
+                    and self._sole is not None
+                    and end <= size
+                    and length <= max_receive
+                    and drep == 0x10
+                    and self._protected_call(data, at, end, word, auth, call_id, context, opnum)
+                ):
+                    at = end
+                    calls += 1
+                    if self._need < 0:
+                        break
+                    continue
                 before = at
                 at = self._take(data, at, size)
                 if at == before or self._need < 0:
@@ -209,6 +233,90 @@ class ServerConnection(PduStream):
                 self._keep(data, at)
         if self.outgoing:
             self.flush()
+
+    def _protected_call(
+        self,
+        data: bytes,
+        at: int,
+        end: int,
+        word: int,
+        auth: int,
+        call_id: int,
+        context: PresentationContext,
+        opnum: int,
+    ) -> bool:
+        """The short path of a protected request in one fragment; False where it is anything else."""
+        entry = self._sole
+        if word == WORD_REQUEST:
+            body_at = 24
+        elif word == WORD_OBJECT_REQUEST:
+            body_at = 40
+        else:
+            return False
+        trailer_at = end - at - auth - 8
+        if entry is None or trailer_at < body_at or trailer_at & 3 or auth != entry.signature_size:
+            return False
+        kind, padding, auth_id = TRAILER_SHORT(data, at + trailer_at)
+        if (
+            auth_id != entry.context_id
+            or kind != entry.auth_type | entry.level << 8
+            or padding > trailer_at - body_at
+            or (self._calls and call_id in self._calls)
+        ):
+            return False
+        pdu = data if at == 0 and end == len(data) else data[at:end]
+        try:
+            stub = entry.context.unseal(pdu, body_at, trailer_at)
+        except AuthenticationError as error:
+            refusal = Refused(str(error), RPC_S_SEC_PKG_ERROR, None, context.context_id)
+            self._reject(PacketType.REQUEST, call_id, refusal)
+            return True
+        self._last_call_id = max(self._last_call_id, call_id)
+        if padding:
+            stub = stub[:-padding]
+        call = ServerCall(
+            self,
+            context,
+            call_id,
+            opnum,
+            None if body_at == 24 else pdu[24:40],
+            stub,
+            entry.context,
+            context.syntax,
+        )
+        call.entry = entry
+        try:
+            if VERIFICATION_MAGIC in stub:
+                call.stub = self._without_verification(call, 0x10)
+            if not context.open:
+                self._admit(call)
+            reply = context.handler(call)
+        except Exception as error:
+            self._queue(self._refusal(call, error))
+            return True
+        if type(reply) is bytearray:
+            if len(reply) - 24 <= entry.room(self._max_send, 24):
+                entry.seal_one(reply, 24, WORD_RESPONSE, call_id, context.echoed_id, 0)
+                self._queue(reply)
+            else:
+                self._answer(call, reply)
+        else:
+            self._begin(call, reply)
+        return True
+
+    def _without_verification(self, call: ServerCall, drep: int) -> bytes:
+        """The stub without its verification trailer. Raises AuthenticationError for one that is wrong."""
+        context = call.context
+        return check_verification(
+            call.stub,
+            header_signing=self.header_signing,
+            abstract=context.registration.syntax,
+            transfer=context.transfer,
+            drep=drep,
+            call_id=call.call_id,
+            context_id=context.context_id,
+            opnum=call.opnum,
+        )
 
     def _on_pdu(self, pdu: bytes, header: Header) -> None:
         self.core.packets_in += 1
@@ -246,7 +354,11 @@ class ServerConnection(PduStream):
         if first:
             if header.flags & p.PENDING_CANCEL:
                 raise Refused(
-                    "first fragment is cancelled already", RPC_S_NO_CALL_ACTIVE, header.call_id, context_id
+                    "first fragment is cancelled already",
+                    RPC_S_NO_CALL_ACTIVE,
+                    None,
+                    context_id,
+                    executed=False,
                 )
             if self._calls and header.call_id in self._calls:
                 raise RemoteProtocolError(f"call id {header.call_id} is in use")
@@ -300,7 +412,7 @@ class ServerConnection(PduStream):
         self._add(partial, body)
         if first:
             self._partial = partial
-            self._plain = False
+            self._settle_plain()
             self.fragment_began()
 
     def _add(self, partial: Partial, body: bytes) -> None:
@@ -319,6 +431,7 @@ class ServerConnection(PduStream):
         except RemoteProtocolError as error:
             context_id = context_id if partial is None else partial.context_id
             executed = not isinstance(error, Unfinished)
+            context_id = context_id if executed else 0
             raise Refused(str(error), error.status, None, context_id, executed=executed) from error
 
     def _open(
@@ -352,7 +465,7 @@ class ServerConnection(PduStream):
                 f"request at level {trailer.level}, its security context has {entry.level}",
                 s.ERROR_ACCESS_DENIED,
             )
-        if partial is not None:
+        if partial is not None and partial.entry is not entry:
             raise RemoteProtocolError("protection begins within a request", s.ERROR_ACCESS_DENIED)
         try:
             return entry, unprotect(entry, pdu, body_at, trailer)
@@ -376,16 +489,7 @@ class ServerConnection(PduStream):
             if entry is not None:
                 call.entry = entry
                 if entry.level >= LEVEL_PKT:
-                    call.stub = check_verification(
-                        stub,
-                        header_signing=self.header_signing,
-                        abstract=context.registration.syntax,
-                        transfer=context.transfer,
-                        drep=int.from_bytes(pdu[4:8], "little"),
-                        call_id=partial.call_id,
-                        context_id=context.context_id,
-                        opnum=partial.opnum,
-                    )
+                    call.stub = self._without_verification(call, int.from_bytes(pdu[4:8], "little"))
             if not context.open:
                 self._admit(call)
         except Exception as error:
@@ -450,7 +554,7 @@ class ServerConnection(PduStream):
         call.association.pending += 1
         calls[call.call_id] = self.start(call, work)
         if not self.concurrent:
-            self._plain = False
+            self._settle_plain()
         if len(calls) >= self.core.limits.max_pending_calls:
             self.pause()
 
@@ -562,7 +666,14 @@ class ServerConnection(PduStream):
 
     def _settle_plain(self) -> None:
         """Whether the short path applies: no request in pieces, no security, nothing to wait for."""
-        self._plain = self._partial is None and not self._auths and (self.concurrent or not self._calls)
+        short = self._partial is None and (self.concurrent or not self._calls)
+        auths = self._auths
+        self._plain = short and not auths
+        self._sole = None
+        if short and auths and len(auths) == 1:
+            entry = next(iter(auths.values()))
+            if entry.ready and not entry.failed and entry.level >= LEVEL_PKT:
+                self._sole = entry
 
     # The end --------------------------------------------------------------------------------------
 

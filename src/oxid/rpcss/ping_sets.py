@@ -137,8 +137,12 @@ class PingSets:
                 self._counter.leave()
 
     def next_deadline(self) -> float | None:
-        """When `expire` may have something to do; it is cheap to come too early."""
-        return self._heap[0][0] if self._heap else None
+        """When `expire` may have something to do; it is cheap to come too early.
+
+        Sets that hold nothing any more are kept for late pings, but nobody is woken for them: they are swept
+        with the next set that ends.
+        """
+        return self._heap[0][0] if self._heap and self._counter.live else None
 
     def expire(self, now: float) -> list[int]:
         """End the sets whose clients went silent; returns their SETIDs. Cost: the sets that are due."""

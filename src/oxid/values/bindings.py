@@ -97,7 +97,8 @@ class StringBinding:
         parts = [_escape(self.endpoint)] if self.endpoint or self.options else []
         parts += [f"{_escape(name)}={_escape(value)}" for name, value in self.options]
         inside = f"[{','.join(parts)}]" if parts else ""
-        return f"{before}{_escape(self.protseq)}:{_escape(self.host)}{inside}"
+        protseq = _escape(self.protseq).replace(":", "\\:")
+        return f"{before}{protseq}:{_escape(self.host)}{inside}"
 
 
 @dataclass(frozen=True, slots=True)

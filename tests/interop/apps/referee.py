@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from oxid.interfaces.unknown import IUnknown
-from oxid.samples.calculator import Calculator, ICalculator
-
 from oxid.com.coclass import coclass
 from oxid.errors import hresult
+from oxid.interfaces.unknown import IUnknown
 from oxid.ndr.types import I32, InterfacePointer
 from oxid.rpc.interface import interface, operation
+from oxid.samples.calculator import Calculator, ICalculator
 from oxid.values.status import E_POINTER
 
 __all__ = ["Calculator", "Referee"]

@@ -52,7 +52,7 @@ def test_addresses_that_no_tower_holds_become_zero(host):
     assert Tower.of(ECHO, host=host).host == "0.0.0.0"
 
 
-@pytest.mark.req("rpce§6.tower", "EPM-3")
+@pytest.mark.req("rpce§6.tower")
 def test_what_samba_asks_with_is_read():
     """smbtorture changes floors 4 and 5 of what it looked up: a pipe without name, UDP, HTTP."""
     floors = Tower.decode(TOWER).floors
@@ -66,7 +66,7 @@ def test_what_samba_asks_with_is_read():
         assert asked.endpoint in ("0", "")
 
 
-@pytest.mark.req("rpce§6.tower", "dcom§6.A17")
+@pytest.mark.req("rpce§6.tower", "scenarios-dcom§A.A17")
 @pytest.mark.parametrize(
     "hostile",
     [

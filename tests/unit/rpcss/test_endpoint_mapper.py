@@ -96,7 +96,7 @@ def test_a_dead_owner_takes_all_its_registrations_along(mapper):
     assert mapper.statistics() == {"endpoints": 1, "static": 1, "owners": 1}
 
 
-@pytest.mark.req("EPM-1", "dcom§6.A9")
+@pytest.mark.req("EPM-1", "scenarios-dcom§A.A9")
 def test_closing_an_old_lease_late_does_not_touch_the_new_registration(mapper):
     old = mapper.register(tcp(), "a")
     old.close()
@@ -278,7 +278,7 @@ def test_samba_s_odd_towers_get_a_status(service, mapper):
         assert service.map(None, odd, NULL_HANDLE, 1).status == NOT_REGISTERED
 
 
-@pytest.mark.req("dcom§6.A17", "rpce§6.tower")
+@pytest.mark.req("scenarios-dcom§A.A17", "rpce§6.tower")
 def test_hostile_towers_are_bad_stub_data_and_change_nothing(service, mapper):
     mapper.register(tcp(), "a")
     for octets in (
@@ -293,7 +293,7 @@ def test_hostile_towers_are_bad_stub_data_and_change_nothing(service, mapper):
     assert len(mapper) == 1
 
 
-@pytest.mark.req("rpce§6.insert", "rpce§6.inq_object", "dcom§6.A17")
+@pytest.mark.req("rpce§6.insert", "rpce§6.inq_object", "scenarios-dcom§A.A17")
 def test_the_table_is_not_changed_over_the_network(service):
     for method in (service.insert, service.delete, service.inq_object, service.mgmt_delete):
         with pytest.raises(StatusError) as caught:

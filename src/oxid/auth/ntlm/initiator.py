@@ -64,6 +64,9 @@ class InitiatorHandshake:
         self._channel_bindings = channel_bindings
         self._negotiate: bytes | None = None
         self._flags = _WISHES
+        if level <= AuthLevel.CONNECT:
+            # Nothing is going to be signed; Samba faults calls whose context could.
+            self._flags &= ~(m.SIGN | m.KEY_EXCHANGE)
         if level == AuthLevel.PKT_PRIVACY:
             self._flags |= m.SEAL
         if identify:
