@@ -35,6 +35,7 @@ from oxid.config import DEFAULT_RPC_PORT, FALLBACK_RPC_PORT, Address, HostOption
 from oxid.errors import ConfigurationError
 from oxid.interfaces.activation import IActivation, IRemoteSCMActivator
 from oxid.interfaces.endpoint_map import IEndpointMap
+from oxid.interfaces.management import IManagement
 from oxid.interfaces.object_exporter import ComplexPingReply, IObjectExporter
 from oxid.interfaces.remote_unknown import IRemUnknown
 from oxid.interfaces.unknown import IUnknown
@@ -134,24 +135,24 @@ class Host:
         self._register_services()
         await self._listen()
         self.resolver.update_bindings(self.exporter.oxid, self.exporter_bindings())
-        for interface in self.interfaces:
-            for endpoint in self._exporter_endpoints:
-                self._stack.callback(
-                    self.mapper.register(
-                        Registration(
-                            interface.spec.uuid,
-                            interface.spec.version,
-                            endpoint.protseq,
-                            str(endpoint.port),
-                            annotation=interface.annotation,
-                        ),
-                        owner=self.exporter.oxid,
-                    ).close
-                )
+        self._enter_into_endpoint_mapper()
         following = self.connect("", credentials=self._credentials, probe=False)
         self.exporter.importer = await self._stack.enter_async_context(following)
         control: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {"status": self._status}
         await self._stack.enter_async_context(open_control(options.control_socket, control))
+
+    def _enter_into_endpoint_mapper(self) -> None:
+        """What clients may look for by interface. Objects are found through their OXID instead."""
+        here, there = self._rpc_endpoints, self._exporter_endpoints
+        rows = [(spec_of(IEndpointMap), e, "endpoint mapper") for e in here]
+        rows += [(spec_of(IManagement), e, "management") for e in (*here, *there)]
+        rows += [(offered.spec, e, offered.annotation) for offered in self.interfaces for e in there]
+        for spec, endpoint, annotation in rows:
+            row = Registration(
+                spec.uuid, spec.version, endpoint.protseq, str(endpoint.port), annotation=annotation
+            )
+            lease = self.mapper.register(row, owner=self.exporter.oxid)
+            self._stack.callback(lease.close)
 
     def _make_exporter(self) -> None:
         oxid = self.world.new_id()

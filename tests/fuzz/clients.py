@@ -9,21 +9,22 @@ A story is a coroutine that is turned by hand: wherever it waits for the server,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 from tests.fuzz.live import OBJECT_PORT, PASSWORD, RPC_PORT, USER, FuzzClock, LiveHost, Replayable, Shell
 
 from oxid.auth import AuthLevel, AuthType, Credentials, Password, initiator
 from oxid.com.endpoints import list_endpoints, map_interface
 from oxid.com.machine import Machine
-from oxid.com.options import UNAUTHENTICATED, Blanket, ClientOptions
+from oxid.com.options import Blanket, ClientOptions
 from oxid.com.proxy import Proxy
 from oxid.errors import AuthenticationError, OxidError, ProtocolError, StatusError, TransportError
 from oxid.interfaces.management import IManagement
 from oxid.interfaces.object_exporter import IObjectExporter
+from oxid.interfaces.unknown import IUnknown
 from oxid.ndr.syntax import Syntax
 from oxid.rpc.interface import spec_of
 from oxid.rpc.limits import Limits
@@ -136,13 +137,14 @@ class Client:
         credentials = None if anonymous else Password(USER, PASSWORD)
         options = ClientOptions(call_timeout=None)
         self.machine = Machine("127.0.0.1", Blanket.of(credentials, options), options, self.world, None)
-        self.machine.pool = self  # type: ignore[assignment]  # the one seam to the network
+        self.machine.connections = self  # type: ignore[assignment]  # the one seam to the network
         self.machine.spawn = self.spawn  # type: ignore[method-assign]
         self._made: dict[tuple[int, Blanket], RpcConnection] = {}
         self.spawned: deque[Any] = deque()
 
-    async def connection(self, host: str, port: int, blanket: Blanket) -> RpcConnection:
-        """In place of the machine's pool."""
+    @asynccontextmanager
+    async def use(self, host: str, port: int, blanket: Blanket) -> AsyncIterator[RpcConnection]:
+        """In place of the machine's connections: the ones of this story."""
         found = self._made.get((port, blanket))
         if found is None or found.lost is not None:
             if self.over:
@@ -150,7 +152,7 @@ class Client:
             assert len(self.links) < 50, "the story connects for ever"
             found = self.connect(port, blanket.credentials, blanket.level, blanket.auth_type or 0)
             self._made[port, blanket] = found
-        return found
+        yield found
 
     def spawn(self, work: Awaitable[Any]) -> None:
         self.spawned.append(work)
@@ -320,15 +322,9 @@ async def use(client: Client, calculator: Any) -> None:
         await calculator.divide(1.0, 0.0)
     except StatusError:
         pass
-    unknown: Any = client.held(await calculator.query(spec_of_unknown()))
+    unknown: Any = client.held(await calculator.query(IUnknown))
     await unknown.release()
     await copy.release()
-
-
-def spec_of_unknown() -> type[Any]:
-    from oxid.interfaces.unknown import IUnknown
-
-    return IUnknown
 
 
 # -- recording and playing ------------------------------------------------------------------------------------
@@ -468,4 +464,3 @@ def stories(host: LiveHost) -> list[tuple[str, Story, bool]]:
 
 
 PACKET_NAMES: Final = {kind.value: kind.name.lower() for kind in PacketType}
-_UNUSED: Final = (UNAUTHENTICATED, UUID)

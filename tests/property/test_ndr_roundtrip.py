@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests.support.ndr_reference import ReferenceReader
 from tests.support.ndr_strategies import same, types_with_values
@@ -16,7 +16,11 @@ from oxid.ndr import Syntax
 from oxid.ndr.codec import TypeCodec
 from oxid.ndr.model import Node
 
-relaxed = settings(max_examples=250, suppress_health_check=list(HealthCheck))
+relaxed = settings(
+    max_examples=250,
+    phases=[p for p in Phase if p is not Phase.explain],
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @pytest.mark.req("NDR-1", "NDR-2", "NDR-3", "NDR-4", "NDR-5", "NDR-6", "NDR-7", "NDR-8", "NDR-9", "NDR-15")

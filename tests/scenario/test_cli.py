@@ -53,6 +53,12 @@ def test_the_endpoint_mapper_lists_and_maps_echo(data: Callable[..., Any]) -> No
     assert (row["version"], row["binding"]) == ("1.0", binding)
 
 
+@pytest.mark.req("EPM-3")
+def test_object_exporters_and_resolver_are_not_found_through_the_mapper(data: Callable[..., Any]) -> None:
+    data("activate", CALCULATOR, ICALCULATOR)
+    assert {row["interface"] for row in data("epm list")} == {ECHO}
+
+
 def test_activate_shows_identifiers_and_resolve_finds_them(data: Callable[..., Any], host: OxidHost) -> None:
     made = data("activate", CALCULATOR, ICALCULATOR, "00000000-0000-0000-c000-000000000099")
     assert [row["hresult"] for row in made["interfaces"]] == [0, 0x80004002]

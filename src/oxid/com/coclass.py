@@ -96,7 +96,8 @@ class ClassTable:
             self.add(described)
 
     def add(self, described: CoClass) -> None:
-        if described.clsid in self._by_clsid:
+        """Offer a class; the same one again is no harm. Raises ConfigurationError for another of its CLSID."""
+        if self._by_clsid.get(described.clsid, described) is not described:
             raise ConfigurationError(f"class {described.clsid} is registered twice")
         self._by_clsid[described.clsid] = described
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from oxid.com.options import UNAUTHENTICATED
-from oxid.errors import ServerUnavailable, StatusError, error_for
+from oxid.errors import LocalProtocolError, RemoteProtocolError, ServerUnavailable, StatusError, error_for
 from oxid.interfaces.endpoint_map import IEndpointMap, TowerIdl
 from oxid.ndr.types import NULL_HANDLE
 from oxid.rpc.interface import InterfaceSpec
@@ -20,6 +21,8 @@ from oxid.values.status import RpcStatus, Win32
 if TYPE_CHECKING:
     from oxid.com.machine import Machine
     from oxid.runtime.client import RpcConnection
+
+log = logging.getLogger("oxid.com.endpoints")
 
 _NIL = UUID(int=0)
 _PIECE = 500
@@ -46,12 +49,17 @@ async def list_endpoints(machine: Machine) -> list[Endpoint]:
         while True:
             reply = await mapper.lookup(0, None, None, _VERSION_ALL, handle, _PIECE)
             for entry in reply.entries:
-                if entry.tower is not None:
+                if entry.tower is None:
+                    continue
+                try:
                     tower = Tower.decode(entry.tower.octets)
                     binding = tower.binding()
-                    found.append(
-                        Endpoint(tower.interface, tower.version, binding, entry.object, entry.annotation)
-                    )
+                except (RemoteProtocolError, LocalProtocolError) as error:
+                    log.warning("%s: a registration that cannot be read: %s", machine.host, error)
+                    continue
+                found.append(
+                    Endpoint(tower.interface, tower.version, binding, entry.object, entry.annotation)
+                )
             handle = reply.entry_handle
             if reply.status not in (0, s.EPT_S_NOT_REGISTERED_DCE):
                 raise error_for(RpcStatus(reply.status), "ept_lookup")

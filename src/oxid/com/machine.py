@@ -40,6 +40,7 @@ from oxid.errors import (
     NoSuchInterface,
     NotSupported,
     Origin,
+    RemoteProtocolError,
     StatusError,
     TransportError,
     error_for,
@@ -187,6 +188,11 @@ class Machine:
         if reply.status or reply.hresult >= 0x8000_0000:
             code = reply.hresult if reply.hresult >= 0x8000_0000 else Win32(reply.status).as_hresult().code
             raise self.error(code, f"class {{{clsid}}} on {self.host}")
+        if not len(iids) == len(reply.results) == len(reply.interface_data):
+            raise RemoteProtocolError(
+                f"RemoteActivation answered {len(reply.results)} results and {len(reply.interface_data)} "
+                f"references for {len(iids)} interfaces"
+            )
         version = ComVersion(reply.server_version.major, reply.server_version.minor)
         results = zip(iids, reply.results, reply.interface_data, strict=True)
         return ActivationOut(
@@ -268,8 +274,9 @@ class Machine:
             raise NotSupported(f"{spec.name} is a COM interface: use activate")
         if port is None:
             port = await map_endpoint(self, spec)
-        connection = await self.pool.connection(self.host, port, self.call_blanket(0))
-        return cast("I", await connection.proxy(interface))
+        using = self.connections.use(self.host, port, self.call_blanket(0))
+        connection = await self._stack.enter_async_context(using)
+        return await connection.proxy(interface)
 
     # -- proxies -------------------------------------------------------------------------------------------
 

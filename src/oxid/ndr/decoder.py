@@ -56,6 +56,18 @@ class Decoder(ReadRuns):
     def count(self, target: str) -> None:
         self.take(self.syntax.count_code, self.syntax.count_size, self.syntax.count_size, target)
 
+    def branches(self, choices: list[tuple[str, Callable[[], None]]]) -> None:
+        def own(write: Callable[[], None]) -> Callable[[], None]:
+            def run() -> None:
+                # What one way has put into a place is no news of the other ways.
+                saved = dict(self.objects), dict(self.extents)
+                write()
+                self.objects, self.extents = saved
+
+            return run
+
+        super().branches([(head, own(write)) for head, write in choices])
+
     # the steps
 
     def parameter(self, node: Node, place: str) -> None:
@@ -529,7 +541,6 @@ class Decoder(ReadRuns):
                 self.flat(arm, f"{value}.value")
                 self.flush()
                 self.apart -= 1
-                self.objects.pop(f"{value}.value", None)
 
             return arm_body
 

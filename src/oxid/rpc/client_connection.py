@@ -31,6 +31,7 @@ from oxid.rpc.pdu import (
     LITTLE_ENDIAN,
     MAX_CALL_ID,
     REQUEST,
+    WORD_MIDDLE_RESPONSE,
     WORD_OBJECT_REQUEST,
     WORD_REQUEST,
     WORD_RESPONSE,
@@ -402,6 +403,21 @@ class ClientConnection(PduStream):
             ):
                 at = end
                 continue
+            if word == WORD_MIDDLE_RESPONSE and end <= size and self._partials is not None:
+                partial = self._partials.get(call_id)
+                if (
+                    partial is not None
+                    and drep == 0x10
+                    and not auth
+                    and length >= 24
+                    and self._plain
+                    and partial.size + length <= self.limits.max_response
+                ):
+                    # a slice of `data`, not a copy: the only copy is the join of the last fragment
+                    partial.size += length - 24
+                    partial.chunks.append(memoryview(data)[at + 24 : end])
+                    at = end
+                    continue
             before = at
             at = self._take(data, at, size)
             if at == before or self._need < 0:
@@ -465,12 +481,12 @@ class ClientConnection(PduStream):
             raise RemoteProtocolError(f"packet type {ptype} is not for clients")
 
     def _on_bind_ack(self, pdu: bytes, header: Header) -> None:
-        waiter, self._answer = self._answer, None
-        if waiter is None:
+        if self._answer is None:
             raise RemoteProtocolError("bind answer without a bind")
         trailer = p.parse_trailer(pdu, header, p.HEADER_SIZE, aligned=False)
         ack = p.parse_bind_ack(pdu, header, len(pdu) if trailer is None else trailer.at)
         token = None if trailer is None else pdu[trailer.at + p.TRAILER_SIZE :]
+        waiter, self._answer = self._answer, None  # only now: what was wrong above must wake it too
         if not waiter.done():
             waiter.set_result(Answer(ack, header.flags, token))
 

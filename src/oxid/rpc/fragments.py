@@ -15,6 +15,7 @@ from oxid.rpc.pdu import FIRST, LAST, LITTLE_ENDIAN, OBJECT_UUID, REQUEST, VERSI
 from oxid.values import status as s
 
 if TYPE_CHECKING:
+    from oxid.rpc.limits import Limits
     from oxid.rpc.presentation import PresentationContext
     from oxid.rpc.security import SecurityEntry
 
@@ -59,6 +60,22 @@ class Partial:
         if self.count > max_fragments:
             raise RemoteProtocolError(f"more than {max_fragments} fragments", s.ERROR_ACCESS_DENIED)
         self.chunks.append(chunk)
+
+    def takes(self, call_id: int, hint: int, length: int, limits: Limits) -> bool:
+        """Count a plain middle fragment whose stub the caller appends; False where it is not that simple."""
+        size = self.size + length - 24
+        if (
+            call_id != self.call_id
+            or self.entry is not None
+            or self.big
+            or hint > limits.max_request
+            or size > limits.max_request
+            or self.count >= limits.max_fragments
+        ):
+            return False
+        self.size = size
+        self.count += 1
+        return True
 
     def join(self) -> bytes:
         return b"".join(self.chunks)

@@ -100,7 +100,7 @@ def _entry_for(
     if entry is not None:
         if entry.ready or entry.failed:
             raise _refused("security context is established already", s.ERROR_ACCESS_DENIED)
-        if trailer.auth_type != 0 and entry.elements is not None and elements != entry.elements:
+        if trailer.auth_type != 0 and any(element not in (entry.elements or ()) for element in elements):
             raise _refused("the context list changes within a handshake", s.NCA_S_PROTO_ERROR)
         if trailer.auth_type != entry.auth_type:
             status = s.ERROR_ACCESS_DENIED if trailer.auth_type == 0 else RPC_S_SEC_PKG_ERROR

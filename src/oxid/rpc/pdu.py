@@ -64,6 +64,9 @@ WORD_REQUEST: Final = VERSION | PacketType.REQUEST << 16 | (FIRST | LAST) << 24
 WORD_OBJECT_REQUEST: Final = WORD_REQUEST | OBJECT_UUID << 24
 WORD_RESPONSE: Final = VERSION | PacketType.RESPONSE << 16 | (FIRST | LAST) << 24
 
+WORD_MIDDLE_REQUEST: Final = VERSION | PacketType.REQUEST << 16
+WORD_MIDDLE_RESPONSE: Final = VERSION | PacketType.RESPONSE << 16
+
 REQUEST: Final = Struct("<IIHHIIHH")
 """first word, drep, frag_length, auth_length, call_id, alloc_hint, context id, opnum (or cancel count)"""
 
@@ -233,8 +236,8 @@ def parse_bind(pdu: bytes, header: Header, end: int) -> Bind:
 def parse_bind_ack(pdu: bytes, header: Header, end: int) -> BindAck:
     """Read BIND_ACK or ALTER_CONTEXT_RESP up to `end`."""
     big = header.big
-    if end < 26:
-        raise RemoteProtocolError(f"bind answer of {end} bytes, wanted at least 26")
+    if end < 32:
+        raise RemoteProtocolError(f"bind answer of {end} bytes, wanted at least 32")
     max_xmit, max_recv, group, _ = _BIND[big].unpack_from(pdu, HEADER_SIZE)
     size: int = _U16[big].unpack_from(pdu, 24)[0]
     at = 26 + size

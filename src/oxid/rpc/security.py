@@ -72,7 +72,7 @@ class SecurityEntry:
         """The handshake is over and the context may be used."""
         self.failed = False
         self.elements: tuple[p.ContextElement, ...] | None = None
-        """Server: the context list of the first leg, which later legs must repeat."""
+        """Server: the context list of the first leg, of which later legs repeat some or all."""
         self.seen: set[tuple[SyntaxId, SyntaxId]] | None = None
         """Client: pairs of syntaxes whose pcontext was sent already."""
 

@@ -24,6 +24,7 @@ from oxid.rpc.pdu import (
     HEADER_SIZE,
     LITTLE_ENDIAN,
     REQUEST,
+    WORD_MIDDLE_REQUEST,
     WORD_OBJECT_REQUEST,
     WORD_REQUEST,
     WORD_RESPONSE,
@@ -129,7 +130,7 @@ class ServerConnection(PduStream):
                 out = self.outgoing = []
             calls = 0
             while size - at >= 24:
-                word, drep, length, auth, call_id, _, context_id, opnum = _unpack(data, at)
+                word, drep, length, auth, call_id, hint, context_id, opnum = _unpack(data, at)
                 end = at + length
                 context = contexts.get(context_id)
                 if (
@@ -203,6 +204,19 @@ class ServerConnection(PduStream):
                     calls += 1
                     if self._need < 0:
                         break
+                    continue
+                if (
+                    word == WORD_MIDDLE_REQUEST
+                    and end <= size
+                    and 24 <= length <= max_receive
+                    and self._partial is not None
+                    and drep == 0x10
+                    and not auth
+                    and self._partial.takes(call_id, hint, length, self.core.limits)
+                ):
+                    # a slice of `data`, not a copy: the only copy is the join of the last fragment
+                    self._partial.chunks.append(memoryview(data)[at + 24 : end])
+                    at = end
                     continue
                 before = at
                 at = self._take(data, at, size)

@@ -258,11 +258,9 @@ def methods(session: Session, calculator: INTERFACE) -> dict[str, Any]:
         seen["divide_by_zero"] = None
     except DCERPCSessionError as error:
         seen["divide_by_zero"] = error.get_error_code()
-        packet = error.get_packet()
-        extensions = packet["ORPCthat"]["extensions"]
-        seen["error_info_says_source"] = b"".join(
-            b"".join(extent["data"]) for extent in extensions["extent"] if extent != NULL and extent["id"]
-        ).find("Oxid.Calculator".encode("utf-16le"))
+        extents = error.get_packet()["ORPCthat"]["extensions"]["extent"]
+        data = b"".join(b"".join(each["data"]) for each in extents if each.fields["ReferentID"])
+        seen["error_info_says_source"] = data.find("Oxid.Calculator".encode("utf-16le"))
     try:
         seen["overflow"] = add(session, calculator, 0x7FFF_FFFF, 1)
     except DCERPCSessionError as error:
@@ -312,7 +310,7 @@ def life_cycle(session: Session) -> dict[str, Any]:
         seen["no_such_interface"] = None
     except DCERPCException as error:
         seen["no_such_interface"] = str(error)
-    seen["add_ref"] = [int(each) for each in unknown.RemAddRef()["pResults"]]
+    seen["add_ref"] = [each["Data"] for each in unknown.RemAddRef()["pResults"]]
     answer = session.call(calculator, Clone())
     copy = session.object_of(calculator, answer["copy"])
     seen["clone_is_another_object"] = copy.get_oid() != calculator.get_oid()

@@ -531,3 +531,25 @@ def test_long_arrays_of_numbers(syntax: Syntax, count: int) -> None:
     ):
         codec = codec_of(hint, syntax)
         assert codec.from_bytes(codec.to_bytes(values)) == values
+
+
+@struct
+class Wide:
+    name: Str
+
+
+@struct
+class Flat:
+    name: Unique[Str]
+    id: U8
+
+
+class Arms(Union, switch=U16):
+    cases: ClassVar[dict[Any, Any]] = {1: Ref[Wide], 2: Flat, 3: Unique[Flat]}
+
+
+@pytest.mark.req("NDR-7")
+@pytest.mark.parametrize("value", [Arms(1, Wide("a")), Arms(2, Flat("b", 1)), Arms(3, Flat("c", 2)), Arms(3)])
+def test_arms_with_pointers_do_not_disturb_each_other(value: Arms) -> None:
+    for syntax in Syntax:
+        assert unpack(Unique[Arms], pack(Unique[Arms], value, syntax), syntax) == value

@@ -16,7 +16,7 @@ from oxid.ndr import Syntax
 from oxid.ndr.codec import TypeCodec
 from oxid.ndr.model import Node
 
-relaxed = settings(max_examples=1000, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=3000, derandomize=False, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.req("NDR-1", "NDR-2", "NDR-3", "NDR-4", "NDR-5", "NDR-6", "NDR-7", "NDR-8", "NDR-9", "NDR-15")
