@@ -13,12 +13,14 @@ from __future__ import annotations
 import json
 import logging
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz.clients import PACKET_NAMES, Session, Step, play, record, stories
+from tests.fuzz.clients import LOST, PACKET_NAMES, Session, Step, play, record, stories
 from tests.fuzz.live import LiveHost, Shell
 
 OUTCOMES: Final = ("answered", "fault", "nak", "closed", "ignored")
@@ -69,6 +71,7 @@ class Arena:
         self.sessions: list[Session] = []
         self._peer = 0
         self._renewed = 0
+        self._warnings = ExitStack()
 
     async def __aenter__(self) -> Arena:
         logger = logging.getLogger("oxid")
@@ -76,6 +79,9 @@ class Arena:
         logger.setLevel(logging.ERROR)
         logger.propagate = False
         logger.addHandler(self._complaints)
+        # Python's own word about a dropped proxy comes from a finaliser; ours says which case dropped it.
+        self._warnings.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", ResourceWarning)
         try:
             await self._open_hosts()
             host = self._hosts[True]
@@ -102,6 +108,7 @@ class Arena:
         for host in self._hosts.values():
             await host.__aexit__(None, None, None)
         self._hosts.clear()
+        self._warnings.close()
         logger = logging.getLogger("oxid")
         logger.removeHandler(self._complaints)
         logger.level, logger.propagate = self._logging
@@ -190,6 +197,9 @@ class Arena:
             self.slowest = spent
             if spent > SLOWEST_S:
                 raise self._broken(where, pieces, f"took {spent:.1f} s")
+        if LOST:
+            LOST.clear()
+            raise self._broken(where, pieces, "a proxy was dropped without release")
         if self._complaints.said:
             said, self._complaints.said = self._complaints.said, []
             cause = self._complaints.last.exc_info
@@ -239,7 +249,9 @@ class Arena:
             kinds = sorted({kind for r, kind, _ in self.tally if r == role})
             if not kinds:
                 continue
-            lines.append(f"{role + ' core':24}" + "".join(f"{outcome:>10}" for outcome in OUTCOMES) + "       sum")
+            lines.append(
+                f"{role + ' core':24}" + "".join(f"{outcome:>10}" for outcome in OUTCOMES) + "       sum"
+            )
             for kind in kinds:
                 row = [self.tally[role, kind, outcome] for outcome in OUTCOMES]
                 lines.append(f"  {kind:22}" + "".join(f"{n:>10,}" for n in row) + f"{sum(row):>10,}")
@@ -251,4 +263,3 @@ def kind_of(piece: bytes) -> str:
     if len(piece) < 3 or piece[0] != 5:
         return "no PDU"
     return PACKET_NAMES.get(piece[2], "other type")
-

@@ -21,7 +21,14 @@ from oxid.com.endpoints import list_endpoints, map_interface
 from oxid.com.machine import Machine
 from oxid.com.options import Blanket, ClientOptions
 from oxid.com.proxy import Proxy
-from oxid.errors import AuthenticationError, OxidError, ProtocolError, StatusError, TransportError
+from oxid.errors import (
+    AuthenticationError,
+    NotSupported,
+    OxidError,
+    ProtocolError,
+    StatusError,
+    TransportError,
+)
 from oxid.interfaces.management import IManagement
 from oxid.interfaces.object_exporter import IObjectExporter
 from oxid.interfaces.unknown import IUnknown
@@ -40,6 +47,8 @@ MAX_TURNS: Final = 5_000
 """How often a story may be turned; one that is turned more often hangs."""
 CORES: Final = {RPC_PORT: "rpc", OBJECT_PORT: "object"}
 _THREADS: Final = Threads(1)
+LOST: Final[list[Any]] = []
+"""Interface pointers of proxies that nobody released."""
 
 
 class Waiter:
@@ -139,6 +148,7 @@ class Client:
         self.machine = Machine("127.0.0.1", Blanket.of(credentials, options), options, self.world, None)
         self.machine.connections = self  # type: ignore[assignment]  # the one seam to the network
         self.machine.spawn = self.spawn  # type: ignore[method-assign]
+        self.machine.later = self.lost  # type: ignore[method-assign]
         self._made: dict[tuple[int, Blanket], RpcConnection] = {}
         self.spawned: deque[Any] = deque()
 
@@ -153,6 +163,10 @@ class Client:
             found = self.connect(port, blanket.credentials, blanket.level, blanket.auth_type or 0)
             self._made[port, blanket] = found
         yield found
+
+    def lost(self, function: Callable[..., None], *arguments: Any) -> None:
+        """A proxy was dropped without release; stories hold all of theirs, so the client itself did."""
+        LOST.append(arguments)
 
     def spawn(self, work: Awaitable[Any]) -> None:
         self.spawned.append(work)
@@ -181,6 +195,8 @@ class Client:
 
     def held(self, proxy: Any) -> Any:
         """Remember a proxy, so that one that a story loses is not mistaken for one that the client lost."""
+        if proxy is None:
+            raise NotSupported("a NULL pointer came, there is nothing to call")
         self.proxies.append(proxy)
         return proxy
 

@@ -247,6 +247,9 @@ class NoNetwork:
     async def dismiss(self, proxies: list[Any]) -> None:
         return None
 
+    def abandon(self, proxies: list[Any]) -> None:
+        return None
+
 
 class LiveHost(Host):
     """The host as it is, on no network: every service of both its servers is registered."""
@@ -293,4 +296,3 @@ class LiveHost(Host):
         for _ in range(8):
             self.clock.time += 4 * PING_PERIOD
             self._sweep(self.clock.now())
-

@@ -1,6 +1,6 @@
 """Changes to recorded sessions that know what a PDU looks like.
 
-    changed, kind = mutate(rng, pieces, strangers)     pieces: what one side sent, PDU by PDU
+changed, kind = mutate(rng, pieces, strangers)     pieces: what one side sent, PDU by PDU
 """
 
 from __future__ import annotations

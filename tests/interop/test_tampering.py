@@ -21,6 +21,7 @@ from oxid.auth.context import AuthLevel, AuthType
 from oxid.auth.credentials import Credentials, Password, Ticket
 from oxid.errors import OxidError
 from oxid.runtime.client import open_connection
+from oxid.runtime.dispatch import Threads
 from oxid.samples.echo import IEcho
 from oxid.world import World
 
@@ -85,6 +86,7 @@ async def attacked(
     echo_port: int, credentials: Credentials, mechanism: str, level: str, rule: Rule, towards: Towards
 ) -> tuple[TamperProxy, list[object]]:
     """One good call, two together of which the rule attacks the first or both, and one more."""
+    threads = Threads(1)  # for Kerberos; the default ones live as long as the process
     async with (
         TamperProxy(("127.0.0.1", echo_port), rule, towards=towards) as proxy,
         open_connection(
@@ -96,13 +98,15 @@ async def attacked(
             auth_type=MECHANISMS[mechanism],
             target=SERVICE,
             call_timeout=10.0,
+            threads=threads,
         ) as connection,
     ):
         echo = await connection.proxy(IEcho)
         assert await echo.add_one(1) == 2
         outcomes = await asyncio.gather(echo.add_one(10), echo.add_one(20), return_exceptions=True)
         outcomes += await asyncio.gather(echo.add_one(30), return_exceptions=True)
-        return proxy, list(outcomes)
+    threads.close()
+    return proxy, list(outcomes)
 
 
 @pytest.mark.req("SEC-4", "SEC-5", "SEC-6")

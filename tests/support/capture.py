@@ -82,15 +82,18 @@ def judge(
     if keytab is not None:
         options += ["-o", f"kerberos.file:{keytab}", "-o", "kerberos.decrypt:TRUE"]
     verdict = Verdict()
-    fields = ("dcerpc.pkt_type", "dcerpc.encrypted_stub_data", "dcerpc.payload_stub_data")
-    asked = [word for field in fields for word in ("-e", field)]
+    # A stub that tshark opened is shown either as such or, where it knows the interface, as what is in it.
+    fields = ("pkt_type", "encrypted_stub_data", "decrypted_stub_data", "payload_stub_data")
+    asked = [word for field in fields for word in ("-e", f"dcerpc.{field}")]
     for line in _tshark(*options, "-Y", "dcerpc", "-T", "fields", *asked).splitlines():
-        types, sealed, plain = line.split("\t")
+        types, sealed, opened, known = line.split("\t")
         verdict.pdus.update(types.split(","))
         verdict.sealed += bool(sealed)
-        verdict.decrypted += bool(sealed and plain)
-    bad = '_ws.malformed || _ws.short || (_ws.expert.severity == "Error" && !tcp.analysis.flags)'
-    verdict.complaints = _tshark(*options, "-Y", bad).splitlines()
+        verdict.decrypted += bool(sealed and (opened or known))
+    bad = '(_ws.malformed || _ws.short || (_ws.expert.severity == "Error" && !tcp.analysis.flags))'
+    # tshark 4.0 calls a sealed reply without any stub malformed: there is nothing to open.
+    empty = "(dcerpc.pkt_type == 2 && dcerpc.auth_level == 6 && dcerpc.cn_alloc_hint == 0)"
+    verdict.complaints = _tshark(*options, "-Y", f"{bad} && !{empty}").splitlines()
     return verdict
 
 

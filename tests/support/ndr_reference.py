@@ -192,7 +192,7 @@ class ReferenceReader:
             self.align(node.alignment(self.syntax))
 
     def union(self, node: UnionNode, store: Any, later: list[Any]) -> None:
-        if self.syntax.wide and not node.encapsulated:
+        if self.syntax.wide:
             self.align(node.alignment(self.syntax))
         box: list[Any] = []
         self.flat(node.tag, [], box.append, later)
@@ -203,8 +203,6 @@ class ReferenceReader:
         arm = node.arms.get(value.tag, node.arms.get(DEFAULT))
         if arm is not None:
             self.flat(arm, self.hoisted(arm), lambda v: setattr(value, "value", v), later)
-        if self.syntax.wide:
-            self.align(node.alignment(self.syntax))
 
     def pipe(self, node: Pipe) -> Any:
         whole: Any = b"" if Array(node.item, (None,)).octets else []

@@ -62,21 +62,27 @@ class Offer:
 
 
 def offer_of(module: ModuleType, name: str) -> Offer:
-    """Classes marked with `@coclass`, and one instance of each class that implements a plain RPC interface.
+    """Classes marked with `@coclass`, PlainInterfaces, and an instance of each class derived from a plain one.
 
-    Raises ConfigurationError where there is neither.
+    Those that the module or package defines itself count, not what it imports to use. Raises ConfigurationError
+    where there is neither.
     """
     from oxid.com.coclass import coclasses_in
     from oxid.host import PlainInterface
     from oxid.rpc.interface import is_interface, spec_of
 
-    plain = []
-    for cls in vars(module).values():
-        if isinstance(cls, type) and cls.__module__ == module.__name__ and not is_interface(cls):
+    own = {
+        cls
+        for cls in vars(module).values()
+        if isinstance(cls, type) and f"{cls.__module__}.".startswith(f"{module.__name__}.")
+    }
+    plain = [value for value in vars(module).values() if isinstance(value, PlainInterface)]
+    for cls in own:
+        if not is_interface(cls):
             declared = next((base for base in cls.__mro__ if is_interface(base)), None)
             if declared is not None and not spec_of(declared).is_object:
                 plain.append(PlainInterface(declared, cls()))
-    offer = Offer(coclasses_in(module), plain)
+    offer = Offer([found for found in coclasses_in(module) if found.factory in own], plain)
     if not offer.classes and not offer.interfaces:
         raise ConfigurationError(
             f"{name} has nothing to serve: mark a class with @coclass, or implement a plain RPC interface"

@@ -84,7 +84,7 @@ async def host_process(options: HostOptions, offered: list[Offer], reread: Calla
     told: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, told.put_nowait, number)
-    classes = [found for offer in offered for found in offer.classes]
+    classes = list(dict.fromkeys(found for offer in offered for found in offer.classes))
     interfaces = [found for offer in offered for found in offer.interfaces]
     async with Host(options, world, classes=classes, interfaces=interfaces) as host:
         click.echo(" ".join(["ready", *(f"{key}={value}" for key, value in host.ready)]))

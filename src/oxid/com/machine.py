@@ -316,15 +316,26 @@ class Machine:
         return cast("Proxy", cls(channel, pointer, pointer.ipid))
 
     async def adopt(self, proxies: Sequence[Any]) -> None:
-        """Fetch the references that came without any; find the exporters that are new."""
-        for proxy in proxies:
-            pointer = proxy._pointer
-            if not pointer.refs:
-                await self._channel(pointer.object.exporter.oxid).add_refs(pointer)
-            if pointer.iid != proxy._spec.uuid and proxy._spec.uuid != IID_IUNKNOWN:
-                wanted = cast("Proxy", await self.query(proxy, proxy._spec.cls))
-                proxy._become(wanted)
-                await proxy._channel.send_releases()
+        """Fetch the references that came without any; find the exporters that are new.
+
+        Where that fails none of the proxies will be used, and all are let go.
+        """
+        try:
+            for proxy in proxies:
+                await self._adopt(proxy)
+        except BaseException:
+            self.abandon([proxy for proxy in proxies if not proxy._released])
+            raise
+
+    async def _adopt(self, proxy: Proxy) -> None:
+        pointer = proxy._pointer
+        assert pointer is not None  # new
+        if not pointer.refs:
+            await self._channel(pointer.object.exporter.oxid).add_refs(pointer)
+        if pointer.iid != proxy._spec.uuid and proxy._spec.uuid != IID_IUNKNOWN:
+            wanted = cast("Proxy", await self.query(proxy, cast("type[Any]", proxy._spec.cls)))
+            proxy._become(wanted)
+            await proxy._channel.send_releases()
 
     async def _as(self, proxy: Proxy, interface: type[I]) -> I:
         """The proxy itself if it is of the interface, else one that is queried for it."""

@@ -318,9 +318,9 @@ def _reply_decoder(shape: OperationShape, syntax: Syntax) -> Callable[..., Any]:
     emitter = Decoder(syntax)
     start = _open(emitter, "decode_reply(buf, at, m)")
     places = _read_parts(emitter, shape, shape.reply, "r_")
-    emitter.read_run()
     for name, source in shape.correlate.items():
         if name in places and source in places:
+            emitter.read_run()
             _agree(emitter, shape, shape.reply, name, source, places)
     if shape.status is not None:
         status = "status"

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from oxid.ndr.emit import MAX_DEPTH, ReadRuns
 from oxid.ndr.model import (
-    DEFAULT,
     Array,
     Count,
     GuidNode,
@@ -28,6 +27,7 @@ from oxid.ndr.model import (
     Text,
     UnionNode,
     reaches,
+    signature,
 )
 from oxid.ndr.support import DECODERS, NATIVE_ORDER, GuidReader, UnpackCache
 from oxid.ndr.syntax import Syntax
@@ -349,7 +349,7 @@ class Decoder(ReadRuns):
             self.compare(counts, place, node.target)
 
         def choose() -> None:
-            self.line(f"{key} = ({place}, {id(node.target)})")
+            self.line(f"{key} = ({place}, {signature(node.target)!r})")
             self.branches([(f"if {key} in seen:", known), ("else:", first)])
 
         self._present(place, choose, absent)
@@ -524,7 +524,7 @@ class Decoder(ReadRuns):
         self.line(f"{value} = new({cls})")
         if place != value and not self._collected(place):
             self.line(f"{place} = {value}")
-        if self.syntax.wide and not node.encapsulated:
+        if self.syntax.wide:
             self.align(node.alignment(self.syntax))
         self.flat(node.tag, f"{value}.tag")
         if self.syntax.wide or (node.ms_union and not node.encapsulated):
@@ -545,22 +545,8 @@ class Decoder(ReadRuns):
             return arm_body
 
         self.branches(
-            self._arms(node, f"{value}.tag", write, f"bad(f'{label}: no arm for tag {{{value}.tag!r}}')")
+            self.arms(node, f"{value}.tag", write, f"bad(f'{label}: no arm for tag {{{value}.tag!r}}')")
         )
-        if self.syntax.wide:
-            self.align(node.alignment(self.syntax))
-
-    def _arms(
-        self, node: UnionNode, tag: str, write: Callable[[Node | None], Callable[[], None]], otherwise: str
-    ) -> list[tuple[str, Callable[[], None]]]:
-        choices: list[tuple[str, Callable[[], None]]] = []
-        for case, arm in node.arms.items():
-            if case is not DEFAULT:
-                word = "elif" if choices else "if"
-                choices.append((f"{word} {tag} == {int(case)}:", write(arm)))
-        last = write(node.arms[DEFAULT]) if DEFAULT in node.arms else lambda: self.line(otherwise)
-        choices.append(("else:" if choices else "if True:", last))
-        return choices
 
     def _deferred_union(self, node: UnionNode, place: str) -> None:
         value = self.objects.get(place, place)
@@ -574,7 +560,7 @@ class Decoder(ReadRuns):
 
             return arm_body
 
-        self.branches(self._arms(node, f"{value}.tag", write, "pass"))
+        self.branches(self.arms(node, f"{value}.tag", write, "pass"))
 
     # pipes
 
@@ -588,8 +574,6 @@ class Decoder(ReadRuns):
             self.count(count)
             self.flush()
             with self.block(f"if not {count}:"):
-                if self.syntax.wide:
-                    self.line("at += 8")
                 self.line("break")
             self.hoisted[part] = [count]
             self._flat_array(Array(node.item, (None,)), part)
@@ -602,5 +586,10 @@ class Decoder(ReadRuns):
 
         self.align(self.syntax.count_size)
         self.loop("while True:", chunk)
+        if self.syntax.wide:
+            last = self.fresh("z")
+            self.count(last)
+            self.read_run()
+            self.check(last, "a pipe whose end is not two zeros")
         if octets:
             self.line(f"{place} = bytes({place})")

@@ -13,7 +13,7 @@ from math import gcd
 from typing import Any
 
 from oxid.ndr import support
-from oxid.ndr.model import Node
+from oxid.ndr.model import DEFAULT, Node, UnionNode
 from oxid.ndr.syntax import Syntax
 
 MAX_DEPTH = 128
@@ -88,6 +88,19 @@ class Emitter:
         if not choices[-1][0].startswith("else"):
             met = _join(met or start, start)
         self.mod, self.rem = met or start
+
+    def arms(
+        self, node: UnionNode, tag: str, write: Callable[[Node | None], Callable[[], None]], otherwise: str
+    ) -> list[tuple[str, Callable[[], None]]]:
+        """The ways of a union, for `branches`; `otherwise` is the line for a tag without an arm."""
+        choices: list[tuple[str, Callable[[], None]]] = []
+        for case, arm in node.arms.items():
+            if case is not DEFAULT:
+                word = "elif" if choices else "if"
+                choices.append((f"{word} {tag} == {int(case)}:", write(arm)))
+        last = write(node.arms[DEFAULT]) if DEFAULT in node.arms else lambda: self.line(otherwise)
+        choices.append(("else:" if choices else "if True:", last))
+        return choices
 
     def loop(self, head: str, write: Callable[[], None]) -> None:
         """A loop; its body is written for what is known of the position in every round."""

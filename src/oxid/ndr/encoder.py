@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from oxid.ndr.emit import MAX_DEPTH, WriteRuns
 from oxid.ndr.model import (
-    DEFAULT,
     Array,
     Count,
     GuidNode,
@@ -27,6 +26,7 @@ from oxid.ndr.model import (
     Text,
     UnionNode,
     reaches,
+    signature,
 )
 from oxid.ndr.support import ENCODERS, GuidWriter, PackCache
 from oxid.ndr.syntax import Syntax
@@ -309,7 +309,7 @@ class Encoder(WriteRuns):
             self.count(f"0 if {self.local(expression)} is None else {self.referent_id()}")
         else:
             self.uses_full = True
-            self.count(f"ids.id_of({self.local(expression)})")
+            self.count(f"ids.id_of({self.local(expression)}, {signature(node.target)!r})")
 
     def _deferred_pointer(self, node: Pointer, expression: str) -> None:
         value = self.local(expression)
@@ -319,7 +319,7 @@ class Encoder(WriteRuns):
             self.if_present(value, lambda: self._pointed(node.target, value))
         else:
             self.uses_full = True
-            head = f"if {value} is not None and ids.first_time({value}):"
+            head = f"if {value} is not None and ids.first_time({value}, {signature(node.target)!r}):"
             self.branches([(head, self.scoped(lambda: self._pointed(node.target, value)))])
 
     def _pointed(self, target: Node, value: str) -> None:
@@ -418,7 +418,7 @@ class Encoder(WriteRuns):
 
     def _flat_union(self, node: UnionNode, expression: str) -> None:
         value = self.local(expression)
-        if self.syntax.wide and not node.encapsulated:
+        if self.syntax.wide:
             self.align(node.alignment(self.syntax))
         tag = self.local(f"{value}.tag")
         label = self.label
@@ -433,21 +433,7 @@ class Encoder(WriteRuns):
 
             return self.scoped(arm_body)
 
-        self.branches(self._arms(node, tag, write, f"refuse(f'{label}: no arm for tag {{{tag}!r}}')"))
-        if self.syntax.wide:
-            self.align(node.alignment(self.syntax))
-
-    def _arms(
-        self, node: UnionNode, tag: str, write: Callable[[Node | None], Callable[[], None]], otherwise: str
-    ) -> list[tuple[str, Callable[[], None]]]:
-        choices: list[tuple[str, Callable[[], None]]] = []
-        for case, arm in node.arms.items():
-            if case is not DEFAULT:
-                word = "elif" if choices else "if"
-                choices.append((f"{word} {tag} == {int(case)}:", write(arm)))
-        last = write(node.arms[DEFAULT]) if DEFAULT in node.arms else lambda: self.line(otherwise)
-        choices.append(("else:" if choices else "if True:", last))
-        return choices
+        self.branches(self.arms(node, tag, write, f"refuse(f'{label}: no arm for tag {{{tag}!r}}')"))
 
     def _deferred_union(self, node: UnionNode, expression: str) -> None:
         value = self.local(expression)
@@ -459,7 +445,7 @@ class Encoder(WriteRuns):
 
             return self.scoped(arm_body)
 
-        self.branches(self._arms(node, self.local(f"{value}.tag"), write, "pass"))
+        self.branches(self.arms(node, self.local(f"{value}.tag"), write, "pass"))
 
     # pipes
 

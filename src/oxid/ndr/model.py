@@ -535,6 +535,21 @@ def _members_of(cls: type[Any]) -> list[Member | Count]:
     return members
 
 
+def signature(node: Node) -> str:
+    """Equal for types that are the same on the wire and in Python: referents of full pointers have it as key."""
+    if isinstance(node, (Struct, UnionNode)):
+        return f"{node.cls.__qualname__}@{id(node)}"
+    if isinstance(node, Scalar):
+        return f"{node.name}:{node.code}:{node.enum.__qualname__ if node.enum else ''}"
+    if isinstance(node, Array):
+        return f"{signature(node.item)}{list(node.bounds)}{node.varying:d}{node.text:d}"
+    if isinstance(node, Pointer):
+        return f"{node.kind.value}*{signature(node.target)}"
+    if isinstance(node, Ranged):
+        return signature(node.number)
+    return f"{node!r}"
+
+
 def reaches(start: Node, goal: Node) -> bool:
     """Whether values of `goal` may lie inside values of `start` (behind pointers too)."""
     seen: set[int] = set()

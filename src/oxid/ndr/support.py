@@ -203,37 +203,40 @@ def rows_of(value: Sequence[Any], dimensions: int) -> Iterable[Any]:
 
 
 class ReferentIds:
-    """Full pointers while sending: one id per object; its data goes where it is first reached."""
+    """Full pointers while sending: one id per object and type; its data goes where it is first reached."""
 
     def __init__(self) -> None:
         self.next = 0x0004_0000
-        self.ids: dict[int, int] = {}
-        self.sent: set[int] = set()
+        self.ids: dict[tuple[int, str], int] = {}
+        self.sent: set[tuple[int, str]] = set()
         self.kept: list[Any] = []
 
-    def id_of(self, value: Any) -> int:
+    def id_of(self, value: Any, kind: str) -> int:
+        """The id of a referent; `kind` is its type's signature, for pointers to pointers share their value."""
         if value is None:
             return 0
-        if isinstance(value, (int, float, str, bytes, UUID)):
-            key = -1  # equal values are no aliases
-        else:
-            key = id(value)
-            self.kept.append(value)
-        found = self.ids.get(key) if key != -1 else None
+        key = (id(value), kind)
+        found = None if isinstance(value, ALIAS_FREE) else self.ids.get(key)
         if found is None:
             found = self.next
             self.next += 4
-            if key != -1:
-                self.ids[key] = found
+            self.ids[key] = found
+            self.kept.append(value)
         return found
 
-    def first_time(self, value: Any) -> bool:
-        if isinstance(value, (int, float, str, bytes, UUID)):
+    def first_time(self, value: Any, kind: str) -> bool:
+        """Whether the data has to be sent here."""
+        if isinstance(value, ALIAS_FREE):
             return True
-        if id(value) in self.sent:
+        key = (id(value), kind)
+        if key in self.sent:
             return False
-        self.sent.add(id(value))
+        self.sent.add(key)
         return True
+
+
+ALIAS_FREE: Final = (int, float, str, bytes, UUID)
+"""Equal values of these are no aliases: nobody can change one through the other."""
 
 
 def enum_value(members: dict[int, Any], value: int) -> Any:

@@ -539,9 +539,9 @@ class ClientConnection(PduStream):
             raise RemoteProtocolError("response under another security context")
         return unprotect(entry, pdu, p.REQUEST_SIZE, trailer)
 
-    def _whole(self, pdu: bytes) -> None:
+    def _whole(self, pdu: bytes, header: Header) -> None:
         try:
-            super()._whole(pdu)
+            super()._whole(pdu, header)
         except AuthenticationError as error:
             self.fail(error)
 

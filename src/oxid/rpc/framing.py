@@ -89,16 +89,17 @@ class PduStream:
             tail += data[at : at + missing]
             at += missing
             if self._need == HEADER_SIZE:
-                length = self._length_of(tail, 0)
-                if length < 0:
+                header = self._header_of(tail, 0)
+                if header is None:
                     return len(data)
-                if length > HEADER_SIZE:
-                    self._need = length
+                if header.frag_length > HEADER_SIZE:
+                    self._need = header.frag_length
                     continue
             self._tail = None
             self._need = 0
             self.fragment_done()
-            self._whole(bytes(tail))
+            pdu = bytes(tail)
+            self._whole(pdu, parse_header(pdu))
             return at
 
     def _keep(self, data: bytes, at: int) -> None:
@@ -110,15 +111,16 @@ class PduStream:
             return
         need = HEADER_SIZE
         if len(data) - at >= HEADER_SIZE:
-            need = self._length_of(data, at)
-            if need < 0:
+            header = self._header_of(data, at)
+            if header is None:
                 return
+            need = header.frag_length
         self._tail = bytearray(data[at:])
         self._need = need
         self.fragment_began()
 
-    def _length_of(self, data: bytes | bytearray, at: int) -> int:
-        """frag_length of the PDU at `at`, or -1 after rejecting one that cannot be."""
+    def _header_of(self, data: bytes | bytearray, at: int) -> Header | None:
+        """The header of the PDU at `at`, or None after rejecting one that cannot be."""
         try:
             header = parse_header(data, at)
             if header.frag_length < HEADER_SIZE:
@@ -130,23 +132,23 @@ class PduStream:
         except RemoteProtocolError as error:
             call_id = int.from_bytes(data[at + 12 : at + 16], "little" if data[at + 4] & 0xF0 else "big")
             self._reject(data[at + 2], call_id, error)
-            return -1
-        return header.frag_length
+            return None
+        return header
 
     def _take(self, data: bytes, at: int, size: int) -> int:
         """Handle the one PDU at `at`; returns where it ended, or `at` where it is not complete."""
         if size - at < HEADER_SIZE:
             return at
-        length = self._length_of(data, at)
-        if length < 0:
+        header = self._header_of(data, at)
+        if header is None:
             return size
-        if size - at < length:
+        end = at + header.frag_length
+        if end > size:
             return at
-        self._whole(data[at : at + length])
-        return at + length
+        self._whole(data[at:end], header)
+        return end
 
-    def _whole(self, pdu: bytes) -> None:
-        header = parse_header(pdu)
+    def _whole(self, pdu: bytes, header: Header) -> None:
         try:
             self._on_pdu(pdu, header)
         except RemoteProtocolError as error:

@@ -17,7 +17,7 @@ from oxid.errors import AuthenticationError, RemoteProtocolError, fault
 from oxid.ndr.syntax import Syntax
 from oxid.rpc import pdu as p
 from oxid.rpc.calls import ServerCall
-from oxid.rpc.faults import RPC_S_NO_CALL_ACTIVE, RPC_S_SEC_PKG_ERROR, fault_of
+from oxid.rpc.faults import RPC_S_SEC_PKG_ERROR, fault_of
 from oxid.rpc.fragments import Partial, split, split_protected
 from oxid.rpc.framing import DEAF, HELD, PduStream
 from oxid.rpc.pdu import (
@@ -32,6 +32,7 @@ from oxid.rpc.pdu import (
     PacketType,
 )
 from oxid.rpc.presentation import NO_CONTEXTS, Contexts, PresentationContext
+from oxid.rpc.requests import Refused
 from oxid.rpc.security import (
     LEVEL_CONNECT,
     LEVEL_PKT,
@@ -338,7 +339,7 @@ class ServerConnection(PduStream):
         if ptype == PacketType.REQUEST:
             if self.association is None:
                 raise RemoteProtocolError("request before bind")
-            self._on_request(pdu, header)
+            requests.on_request(self, pdu, header)
         elif ptype in (PacketType.BIND, PacketType.ALTER_CONTEXT):
             handshake.on_bind(self, pdu, header)
         elif ptype == PacketType.AUTH3:
@@ -348,145 +349,9 @@ class ServerConnection(PduStream):
         else:
             raise RemoteProtocolError(f"packet type {ptype} is not for servers")
 
-    # Requests -------------------------------------------------------------------------------------
+    # Requests ------------------------------------------------------------------------------------
 
-    def _on_request(self, pdu: bytes, header: Header) -> None:
-        _, context_id, opnum = p.parse_call(pdu, header)
-        body_at = p.REQUEST_SIZE
-        if header.flags & p.OBJECT_UUID:
-            body_at = p.OBJECT_REQUEST_SIZE
-            if len(pdu) < body_at:
-                raise RemoteProtocolError(f"request with object of {len(pdu)} bytes")
-        first = header.flags & p.FIRST
-        partial = self._partial
-        if partial is not None and (first or partial.call_id != header.call_id):
-            # Windows blames the new call where calls may overlap, else the old one
-            message = "new request inside another" if first else "fragment of another request"
-            if self.concurrent and partial.call_id != header.call_id:
-                raise Refused(message, s.NCA_S_PROTO_ERROR, header.call_id)
-            raise Refused(message, s.NCA_S_PROTO_ERROR, partial.call_id, partial.context_id)
-        if first:
-            if header.flags & p.PENDING_CANCEL:
-                raise Refused(
-                    "first fragment is cancelled already",
-                    RPC_S_NO_CALL_ACTIVE,
-                    None,
-                    context_id,
-                    executed=False,
-                )
-            if self._calls and header.call_id in self._calls:
-                raise RemoteProtocolError(f"call id {header.call_id} is in use")
-        elif partial is None:
-            if 0 <= self._last_call_id - header.call_id < 150:
-                return  # the rest of a request that was answered with a fault already
-            if self._auths and self.concurrent:
-                self._secured(pdu, header, body_at, None, context_id)
-            raise Refused(
-                "request without its first fragment",
-                s.NCA_S_PROTO_ERROR,
-                None,
-                context_id if self.concurrent else 0,
-            )
-        elif partial.big != header.big:
-            raise Refused("byte order changes within a request", s.NCA_S_PROTO_ERROR, None, context_id)
-        entry, body = self._secured(pdu, header, body_at, partial, context_id)
-        if first:
-            self._last_call_id = max(self._last_call_id, header.call_id)
-            context = self.contexts.get(context_id)
-            if context is None:
-                self.send_fault(header.call_id, 0, s.NCA_S_UNK_IF, executed=False)
-                return
-            object_uuid = None
-            if body_at == p.OBJECT_REQUEST_SIZE:
-                object_uuid = pdu[24:40]
-                if header.big:
-                    object_uuid = _swapped(object_uuid)
-            partial = Partial(header.call_id, context, opnum, object_uuid, entry, header.big)
-        assert partial is not None
-        limits = self.core.limits
-        if header.flags & p.LAST:
-            if first:
-                stub = body
-            else:
-                self._add(partial, body)
-                stub = partial.join()
-                self._partial = None
-                self._settle_plain()
-                self.fragment_done()
-            self._dispatch(partial, stub, pdu)
-            return
-        hint = p.parse_call(pdu, header)[0]
-        if hint > limits.max_request:
-            raise Refused(
-                f"alloc_hint {hint} of a fragmented request, at most {limits.max_request}",
-                s.ERROR_ACCESS_DENIED,
-                None,
-                partial.context_id,
-            )
-        self._add(partial, body)
-        if first:
-            self._partial = partial
-            self._settle_plain()
-            self.fragment_began()
-
-    def _add(self, partial: Partial, body: bytes) -> None:
-        limits = self.core.limits
-        try:
-            partial.add(body, max_size=limits.max_request, max_fragments=limits.max_fragments)
-        except RemoteProtocolError as error:
-            raise Refused(str(error), error.status, None, partial.context_id) from error
-
-    def _secured(
-        self, pdu: bytes, header: Header, body_at: int, partial: Partial | None, context_id: int
-    ) -> tuple[SecurityEntry | None, bytes]:
-        """`_open`, its refusal carrying the presentation context."""
-        try:
-            return self._open(pdu, header, body_at, partial)
-        except RemoteProtocolError as error:
-            context_id = context_id if partial is None else partial.context_id
-            executed = not isinstance(error, Unfinished)
-            context_id = context_id if executed else 0
-            raise Refused(str(error), error.status, None, context_id, executed=executed) from error
-
-    def _open(
-        self, pdu: bytes, header: Header, body_at: int, partial: Partial | None
-    ) -> tuple[SecurityEntry | None, bytes]:
-        """Check the security of a request fragment, return its security context and plain stub bytes."""
-        trailer = p.parse_trailer(pdu, header, body_at)
-        auths = self._auths
-        if auths and any(not e.ready and not e.failed for e in auths.values()):
-            raise Unfinished("request before the security handshake is finished")
-        if trailer is None:
-            if not auths:
-                return None, pdu[body_at:]
-            if partial is not None:
-                if partial.entry is not None and partial.entry.level != LEVEL_CONNECT:
-                    raise RemoteProtocolError("protection ends within a request")
-                return partial.entry, pdu[body_at:]
-            entry = next(iter(auths.values())) if len(auths) == 1 else None
-            if entry is not None and entry.failed:
-                raise RemoteProtocolError("the security handshake failed", s.ERROR_ACCESS_DENIED)
-            if entry is not None and entry.level != LEVEL_CONNECT:
-                raise RemoteProtocolError("request without its protection", s.ERROR_ACCESS_DENIED)
-            return entry, pdu[body_at:]
-        entry = auths.get(trailer.context_id) if auths else None
-        if entry is None:
-            raise RemoteProtocolError(f"unknown security context {trailer.context_id}", s.ERROR_ACCESS_DENIED)
-        if entry.failed:
-            raise RemoteProtocolError("the security handshake failed", s.ERROR_ACCESS_DENIED)
-        if trailer.auth_type != entry.auth_type or _level(trailer.level) != entry.level:
-            raise RemoteProtocolError(
-                f"request at level {trailer.level}, its security context has {entry.level}",
-                s.ERROR_ACCESS_DENIED,
-            )
-        if partial is not None and partial.entry is not entry:
-            raise RemoteProtocolError("protection begins within a request", s.ERROR_ACCESS_DENIED)
-        try:
-            return entry, unprotect(entry, pdu, body_at, trailer)
-        except AuthenticationError as error:
-            raise RemoteProtocolError(str(error), RPC_S_SEC_PKG_ERROR) from error
-
-    def _dispatch(self, partial: Partial, stub: bytes, pdu: bytes) -> None:
+    def dispatch(self, partial: Partial, stub: bytes, pdu: bytes) -> None:
         """A request is complete: judge it, then run its handler."""
         context, entry = partial.context, partial.entry
         assert context is not None
@@ -752,38 +617,7 @@ class ServerConnection(PduStream):
         )
 
 
-class Refused(RemoteProtocolError):
-    """A request that ends its connection with a fault of its own status."""
-
-    def __init__(
-        self,
-        message: str,
-        status: int,
-        call_id: int | None = None,
-        context_id: int = 0,
-        *,
-        executed: bool = True,
-    ) -> None:
-        super().__init__(message, status)
-        self.executed = executed
-        self.call_id = call_id
-        self.context_id = context_id
-
-
-class Unfinished(RemoteProtocolError):
-    """A request that came too early."""
-
-
 Stepped: TypeAlias = "Callable[[bytes | None, Exception | None], None]"
 
 
-def _level(level: int) -> int:
-    return LEVEL_PKT if level == 3 else level
-
-
-def _swapped(raw: bytes) -> bytes:
-    """A UUID from big-endian wire order to the little-endian one."""
-    return raw[3::-1] + raw[5:3:-1] + raw[7:5:-1] + raw[8:]
-
-
-from oxid.rpc import handshake  # noqa: E402 - handshake works on connections and needs their names
+from oxid.rpc import handshake, requests  # noqa: E402 - they work on connections and need their names

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from oxid.errors import OxidError
+from oxid.errors import BadStubData, OxidError
 from oxid.interfaces.management import RpcIfId, RpcIfIdVector
 from oxid.rpc.server_core import ServerCore
 from oxid.values import status as s
 
 RPC_S_UNKNOWN_AUTHN_SERVICE: Final = 1747
-RPC_S_INVALID_ARG: Final = 87
+ERROR_INSUFFICIENT_BUFFER: Final = 122
 
 
 class Management:
@@ -41,6 +41,8 @@ class Management:
         return s.ERROR_ACCESS_DENIED
 
     def inq_princ_name(self, authn_proto: int, princ_name_size: int) -> tuple[str, int]:
+        if not princ_name_size:
+            raise BadStubData("a principal name needs room for its terminator")
         acceptors: Any = self._core.acceptors
         try:
             name = acceptors.principal_name(authn_proto)
@@ -48,5 +50,5 @@ class Management:
         except (AttributeError, OxidError):
             return "", RPC_S_UNKNOWN_AUTHN_SERVICE
         if princ_name_size < len(name) + 1:
-            return "", RPC_S_INVALID_ARG
+            return "", ERROR_INSUFFICIENT_BUFFER
         return name, 0

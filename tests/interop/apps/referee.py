@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from oxid.com.coclass import coclass
 from oxid.errors import hresult
 from oxid.interfaces.unknown import IUnknown
@@ -39,7 +41,9 @@ class Referee:
     async def add_through(self, calculator: ICalculator | None, a: int, b: int) -> int:
         if calculator is None:
             raise hresult(E_POINTER, "a calculator is wanted")
-        return await calculator.add(a, b)
+        # A calculator of this very host comes as the object itself, and its `add` is a plain method.
+        total = calculator.add(a, b)
+        return await total if inspect.isawaitable(total) else total
 
     async def keep(self, calculator: ICalculator | None) -> None:
         self._kept = calculator

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oxid.cli.apps import find_interface, load
+from oxid.cli.apps import find_interface, load, offer_of
 from oxid.errors import ConfigurationError
 
 
@@ -49,6 +49,29 @@ def test_what_cannot_be_loaded_is_one_sentence(
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigurationError, match=said):
         load(str(tmp_path / name) if name.endswith(".py") else name)
+
+
+def test_an_application_offers_what_it_defines_not_what_it_uses(tmp_path: Path) -> None:
+    from oxid.samples.calculator import CLSID_CALCULATOR
+
+    samples = offer_of(load("oxid.samples"), "oxid.samples")
+    assert [found.clsid for found in samples.classes] == [CLSID_CALCULATOR]
+    (tmp_path / "user_of_samples.py").write_text(
+        "from oxid import coclass\n"
+        "from oxid.samples.calculator import Calculator, ICalculator\n"
+        "@coclass('6a9b0a0e-5d3a-4f4e-8a55-4f0b5fd0c303', implements=[ICalculator])\n"
+        "class Mine(Calculator): ...\n"
+        "from oxid import PlainInterface\n"
+        "from oxid.samples.echo import Echo, IEcho\n"
+        "ECHO = PlainInterface(IEcho, Echo())\n"
+        "class Other(IEcho): ...\n"
+    )
+    mine = offer_of(load(str(tmp_path / "user_of_samples.py")), "user_of_samples.py")
+    assert [found.factory.__name__ for found in mine.classes] == ["Mine"]
+    assert [type(found.implementation).__name__ for found in mine.interfaces] == ["Echo", "Other"]
+    (tmp_path / "nothing_here.py").write_text("from oxid.samples.calculator import Calculator\n")
+    with pytest.raises(ConfigurationError, match="nothing to serve"):
+        offer_of(load(str(tmp_path / "nothing_here.py")), "nothing_here.py")
 
 
 def test_interfaces_are_found_by_name_and_by_iid() -> None:

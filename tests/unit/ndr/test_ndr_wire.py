@@ -239,7 +239,7 @@ VECTORS = [
     ("small arm", LE, Choice, Choice(1, 7), "0100 07"),
     ("large arm aligned by itself", LE, Choice, Choice(2, 7), "0200 000000000000 0700000000000000"),
     ("ms_union aligns every arm alike", LE, MsChoice, MsChoice(1, 7), "0100 000000000000 07"),
-    ("NDR64 aligns every arm alike", WIDE, Choice, Choice(1, 7), "0100 000000000000 07 00000000000000"),
+    ("NDR64 aligns every arm alike", WIDE, Choice, Choice(1, 7), "0100 000000000000 07"),
     ("arm with a pointer", LE, Choice, Choice(3, "x"),
      "0300 0000 00000200 02000000 00000000 02000000 7800 0000"),
     ("empty arm", LE, Choice, Choice(4), "0400"),
@@ -356,6 +356,10 @@ def test_a_null_embedded_reference_is_refused_both_ways() -> None:
         pack(Refs, Refs(None, []))  # type: ignore[arg-type]
 
 
+BAD_WIDE = [
+    ("pipe without its end", Pipe[U8], "00" * 8),
+    ("pipe with another end", Pipe[U8], "00" * 8 + "01" + "00" * 7),
+]
 BAD = [
     ("offset is not 0", Str, "03000000 01000000 02000000 4800 0000"),
     ("actual exceeds maximum", Str, "01000000 00000000 02000000 4800 0000"),
@@ -397,6 +401,13 @@ def test_wrong_bytes_are_bad_stub_data(hint: Any, wire: str) -> None:
     with pytest.raises(BadStubData) as caught:
         unpack(hint, wire)
     assert caught.value.status == 0x6F7
+
+
+@pytest.mark.req("NDR-11", "NDR-12")
+@pytest.mark.parametrize(("hint", "wire"), [bad[1:] for bad in BAD_WIDE], ids=[bad[0] for bad in BAD_WIDE])
+def test_wrong_bytes_in_ndr64(hint: Any, wire: str) -> None:
+    with pytest.raises(BadStubData):
+        unpack(hint, wire, WIDE)
 
 
 @pytest.mark.req("NDR-11")
@@ -553,3 +564,25 @@ class Arms(Union, switch=U16):
 def test_arms_with_pointers_do_not_disturb_each_other(value: Arms) -> None:
     for syntax in Syntax:
         assert unpack(Unique[Arms], pack(Unique[Arms], value, syntax), syntax) == value
+
+
+@struct
+class Aliases:
+    one: Full[Conformant[U16]]
+    two: Full[Conformant[U16]]
+
+
+@pytest.mark.req("NDR-6")
+def test_fields_of_one_type_may_alias() -> None:
+    shared = [7]
+    wire = "00000400 00000400 01000000 0700"
+    assert pack(Aliases, Aliases(shared, shared)) == wire.replace(" ", "")
+    read = unpack(Aliases, wire)
+    assert read == Aliases([7], [7])
+    assert read.one is read.two
+
+
+@pytest.mark.req("NDR-6")
+def test_full_pointers_to_full_pointers() -> None:
+    hint = Conformant[Full[Full[Conformant[U16]]]]
+    assert unpack(hint, pack(hint, [[1], None, [2]])) == [[1], None, [2]]

@@ -1,0 +1,46 @@
+"""How many cases are run, and the summary that says what became of them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from tests.fuzz.arena import Arena
+
+CASES = 200_000
+_reports: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def cases(request: pytest.FixtureRequest) -> int:
+    """How many cases the whole run has: `--fuzz-cases`, else 200,000, ten times as many with `--long`."""
+    asked: int | None = request.config.getoption("--fuzz-cases")
+    return asked or CASES * (10 if request.config.getoption("--long") else 1)
+
+
+class Account:
+    """What one test says to the summary."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._begun = time.perf_counter()
+
+    def close(self, arena: Arena) -> None:
+        spent = time.perf_counter() - self._begun
+        _reports.append(
+            f"{self._name}: {arena.cases:,} cases in {spent:.1f} s, the slowest took {arena.slowest * 1000:.0f} ms"
+        )
+        _reports.extend(arena.report())
+
+
+@pytest.fixture
+def account(request: pytest.FixtureRequest) -> Account:
+    """What a test tells the summary with."""
+    return Account(request.node.name)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _reports:
+        terminalreporter.section("fuzz: cases per PDU type and outcome")
+        for line in _reports:
+            terminalreporter.write_line(line)
