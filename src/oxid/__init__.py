@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oxid._version import __version__
     from oxid.auth import Anonymous, AuthLevel, AuthType, Credentials, Keytab, NtHash, Password, Ticket
     from oxid.com.coclass import CoClass, coclass, coclass_of
+    from oxid.com.local_proxy import implementation_of
     from oxid.com.machine import Machine, connect
     from oxid.com.options import ClientOptions
     from oxid.config import Address, HostOptions
@@ -93,8 +94,8 @@ __all__ = [
     "NoSuchInterface", "NotImplementedByPeer", "NotSupported", "NtHash", "NtStatus", "ObjectGone", "Octets", "Origin",
     "OxidError", "Password", "PlainInterface", "ProtocolError", "Ref", "RemoteProtocolError", "RpcStatus",
     "ServerUnavailable", "StatusError", "Str", "Ticket", "TransportError", "Union", "Unique", "Win32", "World",
-    "__version__", "blocking", "coclass", "coclass_of", "connect", "count_of", "current_call", "hresult", "interface",
-    "operation", "size_of", "spec_of", "struct", "switch_of",
+    "__version__", "blocking", "coclass", "coclass_of", "connect", "count_of", "current_call", "hresult",
+    "implementation_of", "interface", "operation", "size_of", "spec_of", "struct", "switch_of",
 ]  # fmt: skip
 
 _HOMES: Final = {
@@ -103,6 +104,7 @@ _HOMES: Final = {
         "oxid._version": "__version__",
         "oxid.auth": "Anonymous AuthLevel AuthType Credentials Keytab NtHash Password Ticket",
         "oxid.com.coclass": "CoClass coclass coclass_of",
+        "oxid.com.local_proxy": "implementation_of",
         "oxid.com.machine": "Machine connect",
         "oxid.com.options": "ClientOptions",
         "oxid.config": "Address HostOptions",

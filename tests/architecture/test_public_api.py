@@ -18,8 +18,8 @@ I64 I8 IClassFactory IUnknown InterfacePointer InvalidArgument Keytab Ledger Lim
 LocalProtocolError Machine NoSuchInterface NotImplementedByPeer NotSupported NtHash NtStatus
 ObjectGone Octets Origin OxidError Password PlainInterface ProtocolError Ref RemoteProtocolError
 RpcStatus ServerUnavailable StatusError Str Ticket TransportError U16 U32 U64 U8 Union Unique Win32
-World __version__ blocking coclass coclass_of connect count_of current_call hresult interface
-operation size_of spec_of struct switch_of
+World __version__ blocking coclass coclass_of connect count_of current_call hresult
+implementation_of interface operation size_of spec_of struct switch_of
 """.split()  # noqa: SIM905 (a list of 88 lines says no more)
 
 

@@ -1,9 +1,9 @@
 """Authenticated PDUs by hand: tokens and signatures come from oxid's initiators, everything around from us.
 
-    security = Security(there, NTLM, INTEGRITY)
-    await security.join(wire, element(0, PROBE, NDR20))           all legs
-    await wire.send(security.request(b"stub", call_id=4))
-    stub = security.open(await wire.pdu())
+security = Security(there, NTLM, INTEGRITY)
+await security.join(wire, element(0, PROBE, NDR20))           all legs
+await wire.send(security.request(b"stub", call_id=4))
+stub = security.open(await wire.pdu())
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from oxid import auth
 
-from .wire import (
+from tests.conformance.wire import (
     ALTER,
     ALTER_RESP,
     BIND_ACK,
@@ -60,17 +60,16 @@ class Security:
         )
         there.contexts.append(self.context)
 
-    def leg(self, token: bytes | None, *, pad: int = 0, auth_type: int | None = None, level: int | None = None) -> bytes:
+    def leg(
+        self, token: bytes | None, *, pad: int = 0, auth_type: int | None = None, level: int | None = None
+    ) -> bytes:
         """sec_trailer and token of a handshake PDU."""
-        return (
-            sec_trailer(
-                self.auth_type if auth_type is None else auth_type,
-                self.level if level is None else level,
-                pad,
-                self.context_id,
-            )
-            + (token or b"")
-        )
+        return sec_trailer(
+            self.auth_type if auth_type is None else auth_type,
+            self.level if level is None else level,
+            pad,
+            self.context_id,
+        ) + (token or b"")
 
     def first(self) -> bytes:
         return self.leg(self.context.step(b""))
@@ -91,7 +90,9 @@ class Security:
     ) -> Pdu:
         """All legs of a handshake; `start` ALTER on a connection that is bound, `last` auth3 or alter."""
         make = alter if start == ALTER else bind
-        ack = await wire.ask(make(*elements, flags=flags, call_id=call_id, auth=self.first(), group=wire.group if start else 0))
+        ack = await wire.ask(
+            make(*elements, flags=flags, call_id=call_id, auth=self.first(), group=wire.group if start else 0)
+        )
         assert ack.ptype == (ALTER_RESP if start == ALTER else BIND_ACK), ack
         wire.group = ack.group
         assert ack.trailer[0] == self.auth_type
@@ -144,7 +145,9 @@ class Security:
             out[spoil] ^= 0x01
         return bytes(out)
 
-    def request(self, stub: bytes = b"", *, protection: dict[str, Any] | None = None, **options: Any) -> bytes:
+    def request(
+        self, stub: bytes = b"", *, protection: dict[str, Any] | None = None, **options: Any
+    ) -> bytes:
         return self.protect(request(stub, **options), **(protection or {}))
 
     def open(self, answer: Pdu | None) -> bytes:

@@ -31,7 +31,7 @@ from oxid.world import World
 
 # Syntaxes as they stand on the wire: UUID, major version, minor version
 NDR20 = bytes.fromhex("045d888a eb1c c911 9fe8 08002b104860 0200 0000")
-NDR64 = bytes.fromhex("33057171 beba 3749 8319 b5dbef9ccc36 0100 0000")
+NDR64 = bytes.fromhex("33057171 babe 3749 8319 b5dbef9ccc36 0100 0000")
 ECHO = bytes.fromhex("c55ea160 e84d d711 a637 005056a20182 0100 0000")
 MANAGEMENT = bytes.fromhex("80bda8af 8a7d c911 bef4 08002b102989 0100 0000")
 PROBE = bytes.fromhex("0b1e5b0f 0c0f 4d4e 8f01 6f7869640001 0100 0000")
@@ -269,7 +269,9 @@ NO_ABSTRACT = (2, 1, ZERO)
 NO_TRANSFER = (2, 2, ZERO)
 
 
-def check_fault(answer: Pdu | None, status: int, call_id: int, context_id: int = 0, *, flags: int = WHOLE) -> None:
+def check_fault(
+    answer: Pdu | None, status: int, call_id: int, context_id: int = 0, *, flags: int = WHOLE
+) -> None:
     """All 32 bytes of a fault without extended error information."""
     assert answer is not None, "the server hung up without a fault"
     assert answer.ptype == FAULT, answer
@@ -288,7 +290,9 @@ def check_nak(answer: Pdu | None, reason: int, call_id: int = 1) -> None:
     """A bind_nak of 24 bytes that lists version 5.0."""
     assert answer is not None, "the server hung up without a bind_nak"
     assert (answer.ptype, answer.reason) == (BIND_NAK, reason), answer
-    assert answer.raw == pdu(BIND_NAK, struct.pack("<H", reason) + bytes.fromhex("01 05 00 000000"), call_id=call_id)
+    assert answer.raw == pdu(
+        BIND_NAK, struct.pack("<H", reason) + bytes.fromhex("01 05 00 000000"), call_id=call_id
+    )
 
 
 class Wire:

@@ -238,6 +238,18 @@ def test_two_hosts_do_not_share_a_state_directory(host: OxidHost) -> None:
     assert "another host serves" in done.stderr
 
 
+@pytest.mark.req("dcom§3.order")
+def test_addresses_that_lead_nowhere_do_not_keep_a_client_from_those_that_do() -> None:
+    with OxidHost(options=["--advertise", "nowhere.invalid", "--advertise", "192.0.2.1"]) as host:
+        target = f"{ADMIN}%{PASSWORD}@127.0.0.1:{host.port}"
+        told = json.loads(host.run("ping", target, "--json").stdout)["bindings"]
+        assert [binding.partition("[")[0] for binding in told] == [
+            "ncacn_ip_tcp:nowhere.invalid",
+            "ncacn_ip_tcp:192.0.2.1",
+        ]
+        assert host.run("call", target, "Oxid.Calculator", "Add", "1", "2").stdout == "sum = 3\n"
+
+
 def test_an_ipv6_listener_is_written_in_brackets() -> None:
     try:
         with OxidHost(rpc="[::1]:0") as host:

@@ -62,10 +62,10 @@ class Keeper:
     released = 0
 
     def is_mine(self, calculator):
-        return isinstance(calculator, Calculator)
+        return isinstance(oxid.implementation_of(calculator), Calculator)
 
     async def add_with(self, calculator, a, b):
-        return await calculator.add(a, b) if not isinstance(calculator, Calculator) else calculator.add(a, b)
+        return await calculator.add(a, b)  # wherever it lives
 
     def keep(self, calculator):
         self.kept = calculator.keep()

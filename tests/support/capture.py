@@ -86,7 +86,7 @@ def judge(
     fields = ("pkt_type", "encrypted_stub_data", "decrypted_stub_data", "payload_stub_data")
     asked = [word for field in fields for word in ("-e", f"dcerpc.{field}")]
     for line in _tshark(*options, "-Y", "dcerpc", "-T", "fields", *asked).splitlines():
-        types, sealed, opened, known = line.split("\t")
+        types, sealed, opened, known = line.replace("<MISSING>", "").split("\t")
         verdict.pdus.update(types.split(","))
         verdict.sealed += bool(sealed)
         verdict.decrypted += bool(sealed and (opened or known))

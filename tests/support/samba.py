@@ -20,7 +20,7 @@ USER: Final = "root"  # must be an account of the system too
 PASSWORD: Final = "Passw0rd-1"
 
 
-def write_configuration(directory: Path) -> Path:
+def write_configuration(directory: Path, *, realm: str = "") -> Path:
     """A smb.conf whose every path is in `directory`; clients use it too, so that the system's is not read."""
     for name in ("private", "lock", "state", "cache", "pid", "ncalrpc", "log"):
         (directory / name).mkdir(parents=True, exist_ok=True)
@@ -29,6 +29,7 @@ def write_configuration(directory: Path) -> Path:
         f"""[global]
   workgroup = TESTGROUP
   netbios name = PEER
+  realm = {realm}
   server role = standalone server
   interfaces = lo 127.0.0.1/8
   bind interfaces only = yes

@@ -6,9 +6,11 @@ run.verdicts()        {"echo.addone": "success", ...}
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.netns import NetworkNamespace
@@ -21,7 +23,7 @@ class Torture:
 
     def __init__(
         self,
-        namespace: NetworkNamespace,
+        namespace: NetworkNamespace | None,
         suite: str,
         binding: str,
         *,
@@ -29,15 +31,17 @@ class Torture:
         password: str,
         configuration: Path,
         options: tuple[str, ...] = (),
+        kerberos: Mapping[str, str] | None = None,
     ) -> None:
+        """`kerberos`: the environment of a realm in which `user` has a ticket; without it, NTLM."""
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed by output)
         self._text: str | None = None
         self._process = subprocess.Popen(
             [
-                *namespace.prefix,
+                *(namespace.prefix if namespace else []),
                 "smbtorture",
                 f"--configfile={configuration}",
-                "--use-kerberos=off",
+                f"--use-kerberos={'required' if kerberos else 'off'}",
                 *options,
                 f"-U{user}%{password}",
                 f"ncacn_ip_tcp:{binding}",
@@ -46,6 +50,7 @@ class Torture:
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
+            env=os.environ | dict(kerberos or {}),
         )
 
     def output(self) -> str:

@@ -7,8 +7,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from oxid.com.coclass import ClassTable, CoClass
-from oxid.com.exporter import Exporter, interface_of
-from oxid.com.interface_pointers import TypedPointer
+from oxid.com.exporter import Exporter
+from oxid.com.interface_pointers import TypedPointer, interface_of
 from oxid.errors import error_for, hresult
 from oxid.interfaces.class_factory import IClassFactory
 from oxid.rpc.interface import InterfaceSpec

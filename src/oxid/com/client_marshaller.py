@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oxid.com.local_proxy import LocalProxy, local_proxy
 from oxid.com.proxy import Proxy
 from oxid.com.references import RemotePointer
 from oxid.errors import LocalProtocolError, NotSupported
@@ -58,6 +59,8 @@ class ClientMarshaller:
             pointer.refs -= 1
             self._passed_on.append(pointer)
             return pointer.objref(1)
+        if isinstance(target, LocalProxy):
+            target = target._target
         if self._exporter is None:
             raise NotSupported(
                 f"{type(target).__name__} is no proxy: to pass objects of this process, serve them with oxid.host.Host "
@@ -76,7 +79,7 @@ class ClientMarshaller:
             if own is not None:
                 pointer, refs = own
                 self._exporter.table.release_refs(pointer, refs)
-                return pointer.exported.target
+                return local_proxy(pointer.exported.target, declared, self._exporter.threads)
         proxy = self._machine.proxy(objref, declared)
         self._imported.append(proxy)
         return proxy

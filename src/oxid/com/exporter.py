@@ -17,17 +17,22 @@ from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from oxid.com.call_errors import answer_for
-from oxid.com.coclass import CoClass
-from oxid.com.interface_pointers import TypedPointer, carries_pointers
+from oxid.com.interface_pointers import (
+    ISUPPORT_ERROR_INFO,
+    TypedPointer,
+    carries_pointers,
+    interface_of,
+    interfaces_of,
+)
+from oxid.com.local_proxy import LocalProxy, local_proxy
 from oxid.com.objref import ExtendedObjRef, HandlerObjRef, StandardObjRef, StdObjRef, decode_objref
 from oxid.com.orpc import EMPTY_ORPCTHAT, check_orpcthis, error_extent, invalid_header, write_orpcthat
 from oxid.com.reference_table import ExportedObject, InterfacePointer, ReferenceTable
 from oxid.errors import BadStubData, ErrorInfo, NotSupported, OxidError, fault, hresult
-from oxid.interfaces.error_info import ISupportErrorInfo
 from oxid.interfaces.unknown import IUnknown
 from oxid.ndr.syntax import Syntax
 from oxid.rpc.calls import ServerCall
-from oxid.rpc.interface import InterfaceSpec, is_interface, spec_of
+from oxid.rpc.interface import InterfaceSpec, spec_of
 from oxid.runtime.dispatch import PLAIN, THREAD, Threads, kind_of, set_current_call
 from oxid.values import status as s
 from oxid.values.bindings import DualStringArray
@@ -108,7 +113,7 @@ class Exporter:
         self._allow_anonymous = allow_anonymous
         self._minimum_level = minimum_level
         self.importer = importer
-        self._threads = threads
+        self.threads = threads
         self._now = world.clock.now
         self._rows: dict[tuple[type[Any], UUID, bool], tuple[Row | None, ...]] = {}
         self._known: set[UUID] = set()
@@ -250,7 +255,7 @@ class Exporter:
                     await self.importer.adopt(marshaller.imported)
                 set_current_call(call)
                 if row.kind == THREAD:
-                    result = await self._threads.run(lambda: row.function(exported.target, *arguments))
+                    result = await self.threads.run(lambda: row.function(exported.target, *arguments))
                 else:
                     result = row.function(exported.target, *arguments)
                     if row.kind != PLAIN:
@@ -366,6 +371,9 @@ class CallMarshaller:
         self.imported: list[Any] = []
 
     def marshal(self, target: Any, declared: type[Any] | None) -> bytes:
+        if isinstance(target, LocalProxy):
+            declared = declared or type(target).__mro__[2]
+            target = target._target
         importer = self._exporter.importer
         if importer is not None:
             passed_on = importer.marshal(target)
@@ -392,7 +400,7 @@ class CallMarshaller:
             # The caller handed these references over with the parameter; here they would keep the object for
             # nobody, since the method now has the object itself.
             self._exporter.table.release_refs(pointer, refs)
-            return target
+            return local_proxy(target, declared, self._exporter.threads)
         if self._exporter.importer is None:
             raise BadStubData("this exporter takes no references to objects elsewhere")
         proxy = self._exporter.importer.proxy(objref, declared)
@@ -406,30 +414,6 @@ class CallMarshaller:
         self._granted.clear()
 
 
-def interfaces_of(target: Any) -> tuple[InterfaceSpec, ...]:
-    """The interfaces an object has: of its `@coclass`, of its `implements`, or those its class derives from."""
-    cls = type(target)
-    described: CoClass | None = getattr(cls, "__oxid_coclass__", None)
-    if described is not None:
-        return described.interfaces
-    return tuple(spec_of(base) for base in cls.__mro__ if is_interface(base) and base is not IUnknown)
-
-
-def interface_of(target: Any, iid: UUID) -> InterfaceSpec | None:
-    """The interface `iid` of an object, IUnknown and ISupportErrorInfo included; None if it has none such."""
-    for spec in interfaces_of(target):
-        if spec.uuid == iid:
-            return spec
-        for base in spec.cls.__mro__ if spec.cls is not None else ():
-            if is_interface(base) and spec_of(base).uuid == iid:
-                return spec_of(base)
-    if iid == _IUNKNOWN.uuid:
-        return _IUNKNOWN
-    if iid == _ISUPPORT_ERROR_INFO.uuid and hasattr(type(target), "__oxid_coclass__"):
-        return _ISUPPORT_ERROR_INFO
-    return None
-
-
 def rows_of(cls: type[Any], spec: InterfaceSpec, syntax: Syntax) -> tuple[Row | None, ...]:
     """The dispatch rows of a class for one interface, by operation number; 0 to 2 are never on the wire."""
     last = max(spec.operations, default=2)
@@ -439,7 +423,7 @@ def rows_of(cls: type[Any], spec: InterfaceSpec, syntax: Syntax) -> tuple[Row | 
             continue
         function = (
             _interface_supports_error_info
-            if spec is _ISUPPORT_ERROR_INFO
+            if spec is ISUPPORT_ERROR_INFO
             else inspect.getattr_static(cls, operation.method, None)
         )
         if function is None:
@@ -489,7 +473,3 @@ def _extents(info: ErrorInfo | None) -> tuple[Any, ...]:
 
 def _given(result: Any) -> Any:
     return result
-
-
-_IUNKNOWN: Final = spec_of(IUnknown)
-_ISUPPORT_ERROR_INFO: Final = spec_of(ISupportErrorInfo)

@@ -23,7 +23,7 @@ from oxid.errors import (
     error_for,
 )
 from oxid.rpc import pdu as p
-from oxid.rpc.faults import error_for_fault
+from oxid.rpc import replies
 from oxid.rpc.fragments import Partial, split, split_protected
 from oxid.rpc.framing import DEAF, Buffer, PduStream
 from oxid.rpc.limits import Limits
@@ -40,12 +40,12 @@ from oxid.rpc.pdu import (
     SyntaxId,
 )
 from oxid.rpc.presentation import FEATURE_KEEP_ON_ORPHAN
+from oxid.rpc.replies import Answer
 from oxid.rpc.security import (
     LEVEL_PKT,
     TRAILER_SHORT,
     VT_HEADER_SIGNING,
     SecurityEntry,
-    unprotect,
     verification_trailer,
 )
 from oxid.values import status as s
@@ -70,14 +70,6 @@ class Waiter(Protocol):
     def done(self) -> bool: ...
     def set_result(self, result: Any, /) -> None: ...
     def set_exception(self, error: Any, /) -> None: ...
-
-
-class Answer(NamedTuple):
-    """A BIND_ACK or ALTER_CONTEXT_RESP with its token."""
-
-    ack: p.BindAck
-    flags: int
-    token: bytes | None
 
 
 class _Pair(NamedTuple):
@@ -106,8 +98,8 @@ class ClientConnection(PduStream):
         "features",
         "group_id",
         "header_signing",
-        "lost",
         "limits",
+        "lost",
         "make_waiter",
         "write",
         "write_all",
@@ -318,10 +310,8 @@ class ClientConnection(PduStream):
 
     def abandon(self, waiter: Any, now: float, patience: float) -> None:
         """The caller of `waiter` went away: ask the server to cancel, and give it `patience` seconds."""
-        for call_id, candidate in self.calls.items():
-            if candidate is waiter:
-                break
-        else:
+        call_id = next((number for number, other in self.calls.items() if other is waiter), None)
+        if call_id is None:
             for item in self._backlog or ():
                 if item[1][4] is waiter:
                     assert self._backlog is not None
@@ -353,7 +343,7 @@ class ClientConnection(PduStream):
             if self._partials:
                 self._partials.pop(call_id, None)
             self.write(p.header_only(PacketType.ORPHANED, call_id))
-            self._next_in_line()
+            self.next_in_line()
         return min(cancelled.values(), default=None)
 
     def _alive(self) -> None:
@@ -374,6 +364,8 @@ class ClientConnection(PduStream):
         """Take bytes from the server; waiters of whole replies are woken."""
         at = 0 if self._tail is None and self._need >= 0 else self._continue(data)
         size = len(data)
+        if self._need < 0:
+            return  # what was completed ended the connection
         calls = self.calls
         while size - at >= 24:
             word, drep, length, auth, call_id, _, _, _ = _unpack(data, at)
@@ -413,9 +405,11 @@ class ClientConnection(PduStream):
                     and self._plain
                     and partial.size + length <= self.limits.max_response
                 ):
-                    # a slice of `data`, not a copy: the only copy is the join of the last fragment
+                    # a slice of `data`, not a copy: the only copy is the join of the last fragment; but
+                    # a small one must not keep a whole read alive
                     partial.size += length - 24
-                    partial.chunks.append(memoryview(data)[at + 24 : end])
+                    small = length << 2 < size
+                    partial.chunks.append(data[at + 24 : end] if small else memoryview(data)[at + 24 : end])
                     at = end
                     continue
             before = at
@@ -462,11 +456,11 @@ class ClientConnection(PduStream):
     def _on_pdu(self, pdu: bytes, header: Header) -> None:
         ptype = header.ptype
         if ptype == PacketType.RESPONSE:
-            self._on_response(pdu, header)
+            replies.on_response(self, pdu, header)
         elif ptype == PacketType.FAULT:
-            self._on_fault(pdu, header)
+            replies.on_fault(self, pdu, header)
         elif ptype in (PacketType.BIND_ACK, PacketType.ALTER_CONTEXT_RESP):
-            self._on_bind_ack(pdu, header)
+            replies.on_bind_ack(self, pdu, header)
         elif ptype == PacketType.BIND_NAK:
             reason = p.parse_bind_nak(pdu, header)
             meaning, code = _NAK_MEANING.get(reason, (f"the server refused the bind, reason {reason}", 1727))
@@ -480,103 +474,21 @@ class ClientConnection(PduStream):
         else:
             raise RemoteProtocolError(f"packet type {ptype} is not for clients")
 
-    def _on_bind_ack(self, pdu: bytes, header: Header) -> None:
-        if self._answer is None:
-            raise RemoteProtocolError("bind answer without a bind")
-        trailer = p.parse_trailer(pdu, header, p.HEADER_SIZE, aligned=False)
-        ack = p.parse_bind_ack(pdu, header, len(pdu) if trailer is None else trailer.at)
-        token = None if trailer is None else pdu[trailer.at + p.TRAILER_SIZE :]
-        waiter, self._answer = self._answer, None  # only now: what was wrong above must wake it too
-        if not waiter.done():
-            waiter.set_result(Answer(ack, header.flags, token))
-
-    def _on_response(self, pdu: bytes, header: Header) -> None:
-        call_id = header.call_id
-        hint, context_id, _ = p.parse_call(pdu, header)
-        if hint > 0x7FFF_FFFF:
-            raise RemoteProtocolError(f"alloc_hint {hint} in a response")
-        body = self._open(pdu, header)
-        waiter = self.calls.get(call_id)
-        if waiter is None:
-            if self.features & FEATURE_KEEP_ON_ORPHAN and call_id <= self._call_id:
-                return  # an orphan's answer crossed our ORPHANED
-            raise RemoteProtocolError(f"response to call {call_id}, which nobody made")
-        if header.big:
-            raise RemoteProtocolError("response in big-endian, which the context did not negotiate")
-        partials = self._partials
-        partial = partials.get(call_id) if partials else None
-        if header.flags & p.FIRST:
-            if partial is not None:
-                raise RemoteProtocolError(f"response to call {call_id} begins twice")
-            if header.flags & p.LAST:
-                self._reply(call_id, body)
-                return
-            partial = Partial(call_id, None, context_id, None, self._entry, header.big)
-            if partials is None:
-                partials = self._partials = {}
-            partials[call_id] = partial
-        elif partial is None:
-            raise RemoteProtocolError(f"response to call {call_id} without its first fragment")
-        partial.add(body, max_size=self.limits.max_response, max_fragments=1 << 20)
-        if header.flags & p.LAST:
-            assert partials is not None
-            del partials[call_id]
-            self._reply(call_id, partial.join())
-
-    def _open(self, pdu: bytes, header: Header) -> bytes:
-        """The stub of a response fragment, checked as our security context wants it."""
-        entry = self._entry
-        trailer = p.parse_trailer(pdu, header, p.REQUEST_SIZE)
-        if entry is None or entry.level < LEVEL_PKT:
-            return pdu[p.REQUEST_SIZE : len(pdu) if trailer is None else trailer.at - trailer.padding]
-        if trailer is None:
-            raise RemoteProtocolError("response without its protection")
-        if (trailer.auth_type, trailer.level, trailer.context_id) != (
-            entry.auth_type,
-            entry.level,
-            entry.context_id,
-        ):
-            raise RemoteProtocolError("response under another security context")
-        return unprotect(entry, pdu, p.REQUEST_SIZE, trailer)
-
     def _whole(self, pdu: bytes, header: Header) -> None:
         try:
             super()._whole(pdu, header)
         except AuthenticationError as error:
             self.fail(error)
 
-    def _reply(self, call_id: int, stub: bytes) -> None:
+    def reply(self, call_id: int, stub: bytes) -> None:
         waiter = self.calls.pop(call_id)
         if self._cancelled:
             self._cancelled.pop(call_id, None)
         if not waiter.done():
             waiter.set_result(stub)
-        self._next_in_line()
+        self.next_in_line()
 
-    def _on_fault(self, pdu: bytes, header: Header) -> None:
-        status, _ = p.parse_fault(pdu, header)
-        error = error_for_fault(status, executed=not header.flags & p.DID_NOT_EXECUTE)
-        if header.auth_length and self._entry is not None and self._entry.level >= LEVEL_PKT:
-            self._open(pdu, header)
-        if self._answer is not None and header.call_id == self._answer_id:
-            waiter, self._answer = self._answer, None
-            if not waiter.done():
-                waiter.set_exception(error)
-            return
-        waiter = self.calls.pop(header.call_id, None)
-        if self._partials:
-            self._partials.pop(header.call_id, None)
-        if waiter is None:
-            if header.call_id <= self._call_id:
-                return  # of a call that was orphaned, or of the connection itself before it closes
-            raise RemoteProtocolError(f"fault for call {header.call_id}, which nobody made")
-        if self._cancelled:
-            self._cancelled.pop(header.call_id, None)
-        if not waiter.done():
-            waiter.set_exception(error)
-        self._next_in_line()
-
-    def _next_in_line(self) -> None:
+    def next_in_line(self) -> None:
         """A server without concurrent multiplexing takes the next call when this one is answered."""
         backlog = self._backlog
         while backlog and not self.calls:

@@ -18,6 +18,8 @@ HELD: Final = -1
 """Input is kept, not looked at, until `release`."""
 DEAF: Final = -2
 """Input is thrown away: the connection ends."""
+FULL: Final = -3
+"""Input is kept, not looked at: as much as may be is under way, or waits for a peer that does not read."""
 
 
 class PduStream:
@@ -75,7 +77,7 @@ class PduStream:
             return len(data)
         tail = self._tail
         assert tail is not None
-        if self._need == HELD:
+        if self._need < 0:
             tail += data
             if len(tail) > held_limit:
                 self.pause()
@@ -106,7 +108,7 @@ class PduStream:
         """Remember the beginning of a PDU until the rest comes; all of it while input is held."""
         if self._need == DEAF:
             return
-        if self._need == HELD:
+        if self._need < 0:
             self._tail = bytearray(data[at:])
             return
         need = HEADER_SIZE

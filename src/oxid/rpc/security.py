@@ -134,10 +134,8 @@ class SecurityEntry:
 
 def unprotect(entry: SecurityEntry, pdu: bytes, body_at: int, trailer: p.Trailer) -> bytes:
     """Check a received PDU, return its stub. Raises AuthenticationError where it was tampered with."""
-    if entry.level >= LEVEL_PKT:
-        body = entry.context.unseal(pdu, body_at, trailer.at)
-    else:
-        body = pdu[body_at : trailer.at]
+    protected = entry.level >= LEVEL_PKT
+    body = entry.context.unseal(pdu, body_at, trailer.at) if protected else pdu[body_at : trailer.at]
     return body[: len(body) - trailer.padding] if trailer.padding else body
 
 

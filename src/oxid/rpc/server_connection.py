@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from oxid.errors import AuthenticationError, RemoteProtocolError, fault
+from oxid.errors import AuthenticationError, RemoteProtocolError
 from oxid.ndr.syntax import Syntax
 from oxid.rpc import pdu as p
 from oxid.rpc.calls import ServerCall
 from oxid.rpc.faults import RPC_S_SEC_PKG_ERROR, fault_of
 from oxid.rpc.fragments import Partial, split, split_protected
-from oxid.rpc.framing import DEAF, HELD, PduStream
+from oxid.rpc.framing import DEAF, FULL, HELD, PduStream
 from oxid.rpc.pdu import (
     HEADER_SIZE,
     LITTLE_ENDIAN,
@@ -31,10 +31,10 @@ from oxid.rpc.pdu import (
     Header,
     PacketType,
 )
+from oxid.rpc.policy import admit
 from oxid.rpc.presentation import NO_CONTEXTS, Contexts, PresentationContext
 from oxid.rpc.requests import Refused
 from oxid.rpc.security import (
-    LEVEL_CONNECT,
     LEVEL_PKT,
     TRAILER_SHORT,
     VERIFICATION_MAGIC,
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 _unpack: Final = REQUEST.unpack_from
 _pack: Final = REQUEST.pack_into
+MANY_BUFFERS: Final = 64
+"""Buffers that gather before they are sent and the transport is asked whether the peer reads at all."""
 
 
 _ANSWERED: Final = (PacketType.REQUEST, PacketType.ALTER_CONTEXT, PacketType.AUTH3)
@@ -63,8 +65,8 @@ class ServerConnection(PduStream):
         "_auths",
         "_calls",
         "_last_call_id",
-        "_orphans",
         "_max_send",
+        "_orphans",
         "_partial",
         "_plain",
         "_sole",
@@ -78,6 +80,7 @@ class ServerConnection(PduStream):
         "identity",
         "peer",
         "secondary_address",
+        "stalled",
     )
 
     def __init__(self, core: ServerCore, peer: Any, identity: object, secondary_address: bytes) -> None:
@@ -100,6 +103,8 @@ class ServerConnection(PduStream):
         self._sole: SecurityEntry | None = None
         self._last_call_id = -1
         self._max_send = 2048
+        self.stalled = False
+        """More waits for the peer than it may: it does not read."""
         core.world.ledger.rpc_connection.enter()
 
     # What a shell does ----------------------------------------------------------------------------
@@ -122,7 +127,9 @@ class ServerConnection(PduStream):
         """Take bytes from the peer; answers of plain handlers are flushed before this returns."""
         at = 0 if self._tail is None and self._need >= 0 else self._continue(data)
         size = len(data)
-        if at < size:
+        if at < size and self._need < 0:
+            self._keep(data, at)  # what was completed ended the connection, or holds it
+        elif at < size:
             contexts = self.contexts
             max_receive = self._max_receive
             max_send = self._max_send
@@ -131,11 +138,15 @@ class ServerConnection(PduStream):
                 out = self.outgoing = []
             calls = 0
             while size - at >= 24:
+                if len(out) > MANY_BUFFERS:
+                    if not self._relieved():
+                        break
+                    out = self.outgoing = []
                 word, drep, length, auth, call_id, hint, context_id, opnum = _unpack(data, at)
                 end = at + length
                 context = contexts.get(context_id)
                 if (
-                    (word == WORD_REQUEST or (word == WORD_OBJECT_REQUEST and length >= 40))  # noqa: SIM109
+                    (word == WORD_REQUEST or (word == WORD_OBJECT_REQUEST and length >= 40))
                     and drep == 0x10
                     and not auth
                     and end <= size
@@ -215,8 +226,12 @@ class ServerConnection(PduStream):
                     and not auth
                     and self._partial.takes(call_id, hint, length, self.core.limits)
                 ):
-                    # a slice of `data`, not a copy: the only copy is the join of the last fragment
-                    self._partial.chunks.append(memoryview(data)[at + 24 : end])
+                    # a slice of `data`, not a copy: the only copy is the join of the last fragment; but
+                    # a small one must not keep a whole read alive
+                    small = length << 2 < size
+                    self._partial.chunks.append(
+                        data[at + 24 : end] if small else memoryview(data)[at + 24 : end]
+                    )
                     at = end
                     continue
                 before = at
@@ -230,7 +245,9 @@ class ServerConnection(PduStream):
                 if out is None:
                     out = self.outgoing = []
             else:
-                while at < size and self._need >= 0:  # header-only PDUs are shorter than a request
+                while (
+                    at < size and self._need >= 0 and self._relieved()
+                ):  # header-only PDUs are shorter than a request
                     before = at
                     at = self._take(data, at, size)
                     if at == before:
@@ -304,7 +321,7 @@ class ServerConnection(PduStream):
             if VERIFICATION_MAGIC in stub:
                 call.stub = self._without_verification(call, 0x10)
             if not context.open:
-                self._admit(call)
+                admit(call)
             reply = context.handler(call)
         except Exception as error:
             self._queue(self._refusal(call, error))
@@ -370,7 +387,7 @@ class ServerConnection(PduStream):
                 if entry.level >= LEVEL_PKT:
                     call.stub = self._without_verification(call, int.from_bytes(pdu[4:8], "little"))
             if not context.open:
-                self._admit(call)
+                admit(call)
         except Exception as error:
             self._queue(self._refusal(call, error))
             return
@@ -379,7 +396,7 @@ class ServerConnection(PduStream):
                 self._waiting = []
             self._waiting.append(call)
             if len(self._waiting) >= core.limits.max_pending_calls:
-                self.pause()
+                self._fill()
             return
         self._run(call)
 
@@ -394,27 +411,6 @@ class ServerConnection(PduStream):
             self._answer(call, reply)
         else:
             self._begin(call, reply)
-
-    def _admit(self, call: ServerCall) -> None:
-        """The interface's policy, before anything is unmarshalled. Raises StatusError, status 5."""
-        registration = call.context.registration
-        security = call.security
-        if registration.min_level > LEVEL_CONNECT - 1:
-            if security is None or call.level < registration.min_level:
-                self.core.note_refusal(
-                    self.peer,
-                    f"{registration.interface.name} wants authentication level {registration.min_level}, "
-                    f"{call.principal or 'an anonymous caller'} has {call.level}",
-                )
-                raise fault(s.ERROR_ACCESS_DENIED, "authentication level too low", executed=False)
-        if not registration.allow_anonymous and (security is None or security.anonymous):
-            self.core.note_refusal(self.peer, f"{registration.interface.name} takes no anonymous callers")
-            raise fault(s.ERROR_ACCESS_DENIED, "anonymous callers are refused", executed=False)
-        if registration.access is not None and not registration.access(call):
-            self.core.note_refusal(
-                self.peer, f"{registration.interface.name} is denied to {call.principal or 'anonymous'}"
-            )
-            raise fault(s.ERROR_ACCESS_DENIED, "denied by the interface", executed=False)
 
     # Running calls --------------------------------------------------------------------------------
 
@@ -435,7 +431,36 @@ class ServerConnection(PduStream):
         if not self.concurrent:
             self._settle_plain()
         if len(calls) >= self.core.limits.max_pending_calls:
-            self.pause()
+            self._fill()
+
+    def _fill(self) -> None:
+        """As much as may be is under way: look at no more input until `relax`."""
+        if self._need >= 0:
+            self._need = FULL
+            if self._tail is None:
+                self._tail = bytearray()
+        self.pause()
+
+    def relax(self) -> None:
+        """Something is done or was sent: go on with the input, unless something else still forbids it."""
+        most = self.core.limits.max_pending_calls
+        if self.stalled or len(self._calls or ()) >= most or len(self._waiting or ()) >= most:
+            return
+        if self._need == FULL:
+            held, self._tail, self._need = self._tail, None, 0
+            self.resume()
+            if held:
+                self.receive(bytes(held))
+        else:
+            self.resume()
+
+    def _relieved(self) -> bool:
+        """Send what has gathered; False where the peer does not read it, so that nothing is added."""
+        if self.outgoing:
+            self.flush()
+        if self.stalled and self._need >= 0:
+            self._fill()
+        return self._need >= 0
 
     def finish(self, call: ServerCall, reply: bytearray | None, error: BaseException | None = None) -> None:
         """The coroutine of a call ended, with a reply buffer or an exception; answers exactly once."""
@@ -457,10 +482,10 @@ class ServerConnection(PduStream):
             waiting = self._waiting
             while waiting and not calls:
                 self._run(waiting.pop(0))
-            if len(calls) == core.limits.max_pending_calls - 1 or (waiting is not None and not calls):
-                self.resume()
             if self.outgoing:
                 self.flush()
+            if self._need == FULL:
+                self.relax()
         elif association.ended:
             self.run_down(association)
 
@@ -582,6 +607,11 @@ class ServerConnection(PduStream):
         if self.association is None or self._need == HELD:
             return False
         return not self._auths or all(e.ready or e.failed for e in self._auths.values())
+
+    @property
+    def full(self) -> bool:
+        """Its input waits for us, not for the peer."""
+        return self._need == FULL
 
     @property
     def idle(self) -> bool:

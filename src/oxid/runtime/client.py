@@ -10,7 +10,7 @@ The protocol lives in `rpc.client_connection`; here bytes move, handshakes are d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -18,7 +18,7 @@ from oxid.auth import AuthLevel, AuthType, Credentials, SecurityContext, initiat
 from oxid.errors import LocalProtocolError, Origin, RemoteProtocolError, TransportError, error_for
 from oxid.ndr.syntax import Syntax
 from oxid.rpc import pdu as p
-from oxid.rpc.client_connection import Answer, ClientConnection
+from oxid.rpc.client_connection import ClientConnection
 from oxid.rpc.interface import InterfaceSpec, spec_of
 from oxid.rpc.limits import Limits
 from oxid.rpc.pdu import ContextElement, PacketType, SyntaxId
@@ -33,6 +33,7 @@ from oxid.rpc.presentation import (
     REASON_LARGE_FRAGMENTS,
     feature_syntax,
 )
+from oxid.rpc.replies import Answer
 from oxid.rpc.security import SecurityEntry
 from oxid.runtime.deadlines import DeadlineDriver
 from oxid.runtime.dispatch import Threads
@@ -111,12 +112,12 @@ class RpcConnection(ClientConnection):
         self._deadlines = DeadlineDriver(self.loop, world, self._expire)
         self._marks: list[tuple[float, int]] = []
         self._watched = False
-        world.ledger.rpc_connection.enter()
 
     # Transport ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.world.ledger.rpc_connection.enter()
         self.peer = transport.get_extra_info("peername")
         self.write = transport.write
         self.write_all = transport.writelines

@@ -156,10 +156,8 @@ def handler_for(spec: InterfaceSpec, implementation: object, threads: Threads) -
         return out
 
     def handler(call: ServerCall) -> bytearray | Coroutine[Any, Any, bytearray]:
-        if call.syntax is Syntax.NDR20_LE:
-            table = little
-        else:
-            table = others.setdefault(call.syntax, {})
+        syntax = call.syntax
+        table = little if syntax is Syntax.NDR20_LE else others.setdefault(syntax, {})
         entry = table.get(call.opnum)
         if entry is None:
             entry = entry_for(call, table)

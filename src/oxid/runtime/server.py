@@ -50,7 +50,7 @@ class Endpoint(NamedTuple):
 class TcpServerConnection(ServerConnection):
     """A server connection with its transport."""
 
-    __slots__ = ("_stalled", "seen_call_id", "server", "transport")
+    __slots__ = ("seen_call_id", "server", "transport")
 
     data_received = ServerConnection.receive
 
@@ -60,7 +60,6 @@ class TcpServerConnection(ServerConnection):
         self.server = server
         self.transport: Any = None
         self.seen_call_id = -2
-        self._stalled = False
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -84,12 +83,12 @@ class TcpServerConnection(ServerConnection):
         return None  # a half-closed connection is of no use to RPC: close it
 
     def pause_writing(self) -> None:
-        self._stalled = True
+        self.stalled = True
         self.pause()
 
     def resume_writing(self) -> None:
-        self._stalled = False
-        self.resume()
+        self.stalled = False
+        self.relax()
 
     def flush(self) -> None:
         out = self.outgoing
@@ -110,7 +109,7 @@ class TcpServerConnection(ServerConnection):
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self.transport is not None and not self._stalled and not self.transport.is_closing():
+        if self.transport is not None and not self.stalled and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def fragment_began(self) -> None:
@@ -182,6 +181,7 @@ class RpcServer:
         self._deadlines: DeadlineDriver | None = None
         self._idle_check = 0.0
         self._closing = False
+        self._empty: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         if management:
             self.register(IManagement, Management(self.core))
@@ -283,8 +283,9 @@ class RpcServer:
         for connection in list(self.connections):
             if connection.transport is not None:
                 connection.transport.abort()
-        while self.connections:
-            await asyncio.sleep(0)
+        if self.connections:
+            self._empty = self.loop.create_future()
+            await self._empty
         while self.draining or self._steps:
             tasks: set[Any] = set(self._steps)
             for connection in self.draining:
@@ -380,6 +381,10 @@ class RpcServer:
                     break
                 del table[connection]
                 if table is self._unbound and connection.bound:
+                    continue
+                if table is self.fragments and connection.full:
+                    upcoming.append(now + self.limits.fragment_timeout)
+                    table[connection] = upcoming[-1]  # it is we who do not look at the rest
                     continue
                 self.core.note_refusal(connection.peer, f"it did not {what} in time")
                 if connection.transport is not None:

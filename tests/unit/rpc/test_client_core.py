@@ -13,10 +13,10 @@ from oxid.errors import (
     TransportError,
 )
 from oxid.rpc import pdu as p
-from oxid.rpc.client_connection import Answer
 from oxid.rpc.limits import Limits
 from oxid.rpc.pdu import MAX_CALL_ID, PacketType
 from oxid.rpc.presentation import FEATURE_KEEP_ON_ORPHAN, NDR20
+from oxid.rpc.replies import Answer
 from oxid.testing.raw_rpc import ECHO, TurnedClient, TurnedServer, element, pdus
 from oxid.values.status import RpcStatus
 

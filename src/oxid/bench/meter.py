@@ -1,0 +1,96 @@
+"""Counting calls: a warm-up that does not count, then latencies, rate and CPU time of the counted part."""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+WARM_UP_S: Final = 0.3
+"""Long enough for caches, the clock of the processor and the connection's slow start."""
+
+clock: Final = time.perf_counter
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+class Meter:
+    """Latencies of one run; `mark` ends the warm-up, `report` says what came after it."""
+
+    def __init__(self, seconds: float) -> None:
+        began = clock()
+        self.counts_from = began + WARM_UP_S
+        self.end = self.counts_from + seconds
+        self.latencies: list[float] = []
+        self.mark()
+
+    def mark(self) -> None:
+        """What follows counts."""
+        self._first = len(self.latencies)
+        self._cpu = cpu_seconds()
+        self._time = clock()
+
+    def report(self) -> dict[str, Any]:
+        """Rate per second, percentiles and client CPU in microseconds, and all calls made."""
+        elapsed, cpu = clock() - self._time, cpu_seconds() - self._cpu
+        counted = sorted(self.latencies[self._first :])
+        if not counted:
+            raise RuntimeError("no call ended within the time; give --seconds more")
+        n = len(counted)
+        return {
+            "rate": n / elapsed,
+            "p50_us": counted[n // 2] * 1e6,
+            "p99_us": counted[int(n * 0.99)] * 1e6,
+            "mean_ms": elapsed / n * 1e3,
+            "client_cpu_us": cpu / n * 1e6,
+            "calls": len(self.latencies),
+        }
+
+
+def sequential(call: Callable[[], object], meter: Meter) -> None:
+    """Call until the meter's time is over."""
+    note, end, counts_from, marked = meter.latencies.append, meter.end, meter.counts_from, False
+    before = clock()
+    while before < end:
+        if not marked and before >= counts_from:
+            marked = True
+            meter.mark()
+        call()
+        now = clock()
+        note(now - before)
+        before = now
+
+
+def threaded(make_call: Callable[[], Callable[[], object]], connections: int, seconds: float) -> dict[str, Any]:
+    """A thread per connection, for libraries that block; one connection needs none."""
+    if connections == 1:
+        call = make_call()
+        meter = Meter(seconds)
+        sequential(call, meter)
+        return meter.report()
+    calls = [make_call() for _ in range(connections)]
+    meter = Meter(seconds)
+
+    def work(call: Callable[[], object]) -> None:
+        note, end = meter.latencies.append, meter.end
+        before = clock()
+        while before < end:
+            call()
+            now = clock()
+            note(now - before)
+            before = now
+
+    threads = [threading.Thread(target=work, args=(call,), daemon=True) for call in calls]
+    for thread in threads:
+        thread.start()
+    time.sleep(max(0.0, meter.counts_from - clock()))
+    meter.mark()
+    for thread in threads:
+        thread.join()
+    return meter.report()
