@@ -179,13 +179,13 @@ class Host:
 
     def _register_services(self) -> None:
         policy = ActivationPolicy(allow_anonymous=self.options.insecure_anonymous)
-        activation = ActivationService(_HostActivator(self), _caller, policy)
-        resolver = _WakingResolverService(self)
+        self.activation = ActivationService(_HostActivator(self), _caller, policy)
+        self.object_exporter = _WakingResolverService(self)
         mapper = EndpointMapService(self.mapper, _handles, _local_address)
-        self.rpc_server.register(IObjectExporter, resolver, ndr64=False)
+        self.rpc_server.register(IObjectExporter, self.object_exporter, ndr64=False)
         self.rpc_server.register(IEndpointMap, mapper)
-        self.rpc_server.register(IActivation, activation, ndr64=False)
-        self.rpc_server.register(IRemoteSCMActivator, activation, ndr64=False)
+        self.rpc_server.register(IActivation, self.activation, ndr64=False)
+        self.rpc_server.register(IRemoteSCMActivator, self.activation, ndr64=False)
         for spec in (spec_of(IUnknown), spec_of(IRemUnknown)):
             self._serve_interface(spec)
         lowest = 0 if self.options.insecure_anonymous else _CONNECT

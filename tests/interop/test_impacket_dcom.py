@@ -22,7 +22,7 @@ REFEREE = HERE / "apps" / "referee.py"
 
 @pytest.fixture(scope="module")
 def host(namespace: NetworkNamespace) -> Iterator[OxidHost]:
-    with OxidHost(REFEREE, namespace=namespace, ping_period=0.5) as started:
+    with OxidHost("oxid.samples", REFEREE, namespace=namespace, ping_period=0.5) as started:
         yield started
 
 

@@ -18,14 +18,15 @@ class Echo(asyncio.Protocol):
 class Caller(asyncio.Protocol):
     """Sends a message, waits for as many bytes, sends it again."""
 
-    def __init__(self, message: bytes, meter: Meter, over: asyncio.Future[None], running: list[int]) -> None:
-        self._message, self._meter, self._over, self._running = message, meter, over, running
+    def __init__(self, message: bytes) -> None:
+        self._message = message
         self._size, self._got = len(message), 0
 
     def connection_made(self, transport: Any) -> None:
         self._write = transport.write
 
-    def go(self) -> None:
+    def go(self, meter: Meter, over: asyncio.Future[None], running: list[int]) -> None:
+        self._meter, self._over, self._running = meter, over, running
         self._since = clock()
         self._write(self._message)
 
@@ -48,16 +49,14 @@ async def measure(port: int, size: int, connections: int, seconds: float) -> dic
     """Echo messages of `size` bytes over so many connections at once."""
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
-    meter = Meter(seconds)
-    running = [connections]
+    message = bytes(size)
     pairs = [
-        await loop.create_connection(lambda: Caller(bytes(size), meter, over, running), "127.0.0.1", port)
-        for _ in range(connections)
+        await loop.create_connection(lambda: Caller(message), "127.0.0.1", port) for _ in range(connections)
     ]
-    meter.__init__(seconds)  # type: ignore[misc] # connecting does not count
+    meter, running = Meter(seconds), [connections]
     loop.call_later(meter.counts_from - clock(), meter.mark)
     for _, caller in pairs:
-        caller.go()
+        caller.go(meter, over, running)
     await over
     report = meter.report()
     for transport, _ in pairs:

@@ -38,6 +38,7 @@ from oxid.com.references import ExporterAddress, RemoteExporter, RemoteObject
 from oxid.errors import (
     LocalProtocolError,
     NoSuchInterface,
+    NotImplementedByPeer,
     NotSupported,
     Origin,
     RemoteProtocolError,
@@ -53,7 +54,7 @@ from oxid.interfaces.activation import (
 )
 from oxid.interfaces.class_factory import IClassFactory
 from oxid.interfaces.dcom_types import ComVersionIdl, OrpcThisIdl
-from oxid.interfaces.object_exporter import IObjectExporter
+from oxid.interfaces.object_exporter import IObjectExporter, ResolveOxid2Reply, ResolveOxidReply
 from oxid.interfaces.unknown import IID_IUNKNOWN, IUnknown
 from oxid.rpc.interface import spec_of
 from oxid.values import status as s
@@ -99,6 +100,7 @@ class Machine:
         self.host = host
         self.options = options
         self.world = world
+        self._port = options.port
         self.connections = Connections(world, options)
         self._stack = AsyncExitStack()
         self.version = COM_VERSION
@@ -151,7 +153,7 @@ class Machine:
         """Activate, and return the reply with its OBJREFs: the caller owns the references in them."""
         self._check_open()
         blanket = self.call_blanket(INTEGRITY)
-        async with self.connections.use(self.host, self.options.port, blanket) as connection:
+        async with self.connections.use(self.host, self._port, blanket) as connection:
             if not self._old_activation:
                 try:
                     return await self._activate_by_properties(connection, clsid, iids, class_object)
@@ -227,10 +229,16 @@ class Machine:
     # -- the resolver --------------------------------------------------------------------------------------
 
     async def server_alive(self) -> tuple[ComVersion, DualStringArray]:
-        """The other machine's DCOM version and its resolver's bindings; needs no account. [MS-DCOM] 3.1.2.5.1.6"""
-        async with self.connections.use(self.host, self.options.port, UNAUTHENTICATED) as connection:
+        """The other machine's DCOM version and its resolver's bindings; needs no account. [MS-DCOM] 3.1.2.5.1.6
+
+        A resolver without ServerAlive2 speaks DCOM 5.1 to us, and tells no bindings. [MS-DCOM] 3.2.4.1.2.1
+        """
+        async with self.connections.use(self.host, self._port, UNAUTHENTICATED) as connection:
             resolver: IObjectExporter = await connection.proxy(IObjectExporter)
-            reply = await resolver.server_alive2()
+            try:
+                reply = await resolver.server_alive2()
+            except NotImplementedByPeer:
+                return ComVersion(5, 1), EMPTY_BINDINGS
         if reply.status:
             raise error_for(Win32(reply.status), "ServerAlive2")
         bindings = reply.bindings.bindings() if reply.bindings is not None else EMPTY_BINDINGS
@@ -238,7 +246,7 @@ class Machine:
 
     async def resolve(self, oxid: int) -> ExporterAddress:
         """Where an exporter of the other machine listens. Raises ObjectGone for an unknown OXID."""
-        return await self._resolve_at(self.host, self.options.port, oxid)
+        return await self._resolve_at(self.host, self._port, oxid)
 
     async def resolve_exporter(self, exporter: RemoteExporter) -> ExporterAddress:
         """Resolve through the resolvers that the exporter's own references name, or ours."""
@@ -257,10 +265,15 @@ class Machine:
     async def _resolve_at(self, host: str, port: int, oxid: int) -> ExporterAddress:
         async with self.connections.use(host, port, self.call_blanket(INTEGRITY)) as connection:
             resolver: IObjectExporter = await connection.proxy(IObjectExporter)
-            reply = await resolver.resolve_oxid2(oxid, [NCACN_IP_TCP])
+            version = self.version
+            reply: ResolveOxidReply | ResolveOxid2Reply
+            try:
+                reply = await resolver.resolve_oxid2(oxid, [NCACN_IP_TCP])
+                version = negotiate((reply.version.major, reply.version.minor), version)
+            except NotImplementedByPeer:  # DCOM 5.1
+                reply = await resolver.resolve_oxid(oxid, [NCACN_IP_TCP])
         if reply.status or reply.bindings is None:
             raise error_for(Win32(reply.status or s.OR_INVALID_OXID), f"OXID {oxid:016x} at {host}")
-        version = negotiate((reply.version.major, reply.version.minor), self.version)
         return ExporterAddress(
             reply.bindings.bindings(), reply.ipid_rem_unknown.bytes_le, reply.authn_hint, version
         )
@@ -393,7 +406,7 @@ class Machine:
 
     def _own_place(self) -> list[tuple[str, int]]:
         """The resolver that was connected to; none for a host that only follows references."""
-        return [(self.host, self.options.port)] if self.host else []
+        return [(self.host, self._port)] if self.host else []
 
     def _hold(self, remote: RemoteObject) -> None:
         if not remote.noping and self._agent is not None:
@@ -443,7 +456,12 @@ class Machine:
 
     async def _start(self, *, probe: bool) -> None:
         if probe:
-            version, self._bindings = await self.server_alive()
+            try:
+                version, self._bindings = await self.server_alive()
+            except NoSuchInterface:
+                # Not where it was looked for: ask the endpoint mapper, then try again. [MS-DCOM] 3.2.4.1.2.1
+                self._port = await map_endpoint(self, spec_of(IObjectExporter))
+                version, self._bindings = await self.server_alive()
             self.version = negotiate(version)
             self._old_activation = self.version.minor < 6
 

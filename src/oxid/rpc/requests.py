@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING
 
 from oxid.errors import AuthenticationError, RemoteProtocolError
 from oxid.rpc import pdu as p
+from oxid.rpc.calls import ServerCall
 from oxid.rpc.faults import RPC_S_NO_CALL_ACTIVE, RPC_S_SEC_PKG_ERROR
 from oxid.rpc.fragments import Partial
-from oxid.rpc.pdu import Header
-from oxid.rpc.security import LEVEL_CONNECT, LEVEL_PKT, SecurityEntry, unprotect
+from oxid.rpc.pdu import WORD_OBJECT_REQUEST, WORD_REQUEST, WORD_RESPONSE, Header, PacketType
+from oxid.rpc.policy import admit
+from oxid.rpc.security import (
+    LEVEL_CONNECT,
+    LEVEL_PKT,
+    TRAILER_SHORT,
+    VERIFICATION_MAGIC,
+    SecurityEntry,
+    unprotect,
+)
 from oxid.values import status as s
 
 if TYPE_CHECKING:
+    from oxid.rpc.presentation import PresentationContext
     from oxid.rpc.server_connection import ServerConnection
 
 
@@ -194,3 +204,74 @@ def _level(level: int) -> int:
 def _swapped(raw: bytes) -> bytes:
     """A UUID from big-endian wire order to the little-endian one."""
     return raw[3::-1] + raw[5:3:-1] + raw[7:5:-1] + raw[8:]
+
+
+def protected_call(
+    connection: ServerConnection,
+    data: bytes,
+    at: int,
+    end: int,
+    word: int,
+    auth: int,
+    call_id: int,
+    context: PresentationContext,
+    opnum: int,
+) -> bool:
+    """The short path of a protected request in one fragment; False where it is anything else."""
+    entry = connection._sole
+    if word == WORD_REQUEST:
+        body_at = 24
+    elif word == WORD_OBJECT_REQUEST:
+        body_at = 40
+    else:
+        return False
+    trailer_at = end - at - auth - 8
+    if entry is None or trailer_at < body_at or trailer_at & 3 or auth != entry.signature_size:
+        return False
+    kind, padding, auth_id = TRAILER_SHORT(data, at + trailer_at)
+    if (
+        auth_id != entry.context_id
+        or kind != entry.auth_type | entry.level << 8
+        or padding > trailer_at - body_at
+        or (connection._calls and call_id in connection._calls)
+    ):
+        return False
+    pdu = data if at == 0 and end == len(data) else data[at:end]
+    try:
+        stub = entry.context.unseal(pdu, body_at, trailer_at)
+    except AuthenticationError as error:
+        refusal = Refused(str(error), RPC_S_SEC_PKG_ERROR, None, context.context_id)
+        connection._reject(PacketType.REQUEST, call_id, refusal)
+        return True
+    connection._last_call_id = max(connection._last_call_id, call_id)
+    if padding:
+        stub = stub[:-padding]
+    call = ServerCall(
+        connection,
+        context,
+        call_id,
+        opnum,
+        None if body_at == 24 else pdu[24:40],
+        stub,
+        entry.context,
+        context.syntax,
+    )
+    call.entry = entry
+    try:
+        if VERIFICATION_MAGIC in stub:
+            call.stub = connection.without_verification(call, 0x10)
+        if not context.open:
+            admit(call)
+        reply = context.handler(call)
+    except Exception as error:
+        connection._queue(connection._refusal(call, error))
+        return True
+    if type(reply) is bytearray:
+        if len(reply) - 24 <= entry.room(connection._max_send, 24):
+            entry.seal_one(reply, 24, WORD_RESPONSE, call_id, context.echoed_id, 0)
+            connection._queue(reply)
+        else:
+            connection._answer(call, reply)
+    else:
+        connection._begin(call, reply)
+    return True

@@ -32,12 +32,10 @@ from oxid.rpc.pdu import (
     PacketType,
 )
 from oxid.rpc.policy import admit
-from oxid.rpc.presentation import NO_CONTEXTS, Contexts, PresentationContext
+from oxid.rpc.presentation import NO_CONTEXTS, Contexts
 from oxid.rpc.requests import Refused
 from oxid.rpc.security import (
     LEVEL_PKT,
-    TRAILER_SHORT,
-    VERIFICATION_MAGIC,
     SecurityEntry,
     check_verification,
     unprotect,
@@ -210,7 +208,7 @@ class ServerConnection(PduStream):
                     and end <= size
                     and length <= max_receive
                     and drep == 0x10
-                    and self._protected_call(data, at, end, word, auth, call_id, context, opnum)
+                    and requests.protected_call(self, data, at, end, word, auth, call_id, context, opnum)
                 ):
                     at = end
                     calls += 1
@@ -266,77 +264,7 @@ class ServerConnection(PduStream):
         if self.outgoing:
             self.flush()
 
-    def _protected_call(
-        self,
-        data: bytes,
-        at: int,
-        end: int,
-        word: int,
-        auth: int,
-        call_id: int,
-        context: PresentationContext,
-        opnum: int,
-    ) -> bool:
-        """The short path of a protected request in one fragment; False where it is anything else."""
-        entry = self._sole
-        if word == WORD_REQUEST:
-            body_at = 24
-        elif word == WORD_OBJECT_REQUEST:
-            body_at = 40
-        else:
-            return False
-        trailer_at = end - at - auth - 8
-        if entry is None or trailer_at < body_at or trailer_at & 3 or auth != entry.signature_size:
-            return False
-        kind, padding, auth_id = TRAILER_SHORT(data, at + trailer_at)
-        if (
-            auth_id != entry.context_id
-            or kind != entry.auth_type | entry.level << 8
-            or padding > trailer_at - body_at
-            or (self._calls and call_id in self._calls)
-        ):
-            return False
-        pdu = data if at == 0 and end == len(data) else data[at:end]
-        try:
-            stub = entry.context.unseal(pdu, body_at, trailer_at)
-        except AuthenticationError as error:
-            refusal = Refused(str(error), RPC_S_SEC_PKG_ERROR, None, context.context_id)
-            self._reject(PacketType.REQUEST, call_id, refusal)
-            return True
-        self._last_call_id = max(self._last_call_id, call_id)
-        if padding:
-            stub = stub[:-padding]
-        call = ServerCall(
-            self,
-            context,
-            call_id,
-            opnum,
-            None if body_at == 24 else pdu[24:40],
-            stub,
-            entry.context,
-            context.syntax,
-        )
-        call.entry = entry
-        try:
-            if VERIFICATION_MAGIC in stub:
-                call.stub = self._without_verification(call, 0x10)
-            if not context.open:
-                admit(call)
-            reply = context.handler(call)
-        except Exception as error:
-            self._queue(self._refusal(call, error))
-            return True
-        if type(reply) is bytearray:
-            if len(reply) - 24 <= entry.room(self._max_send, 24):
-                entry.seal_one(reply, 24, WORD_RESPONSE, call_id, context.echoed_id, 0)
-                self._queue(reply)
-            else:
-                self._answer(call, reply)
-        else:
-            self._begin(call, reply)
-        return True
-
-    def _without_verification(self, call: ServerCall, drep: int) -> bytes:
+    def without_verification(self, call: ServerCall, drep: int) -> bytes:
         """The stub without its verification trailer. Raises AuthenticationError for one that is wrong."""
         context = call.context
         return check_verification(
@@ -385,7 +313,7 @@ class ServerConnection(PduStream):
             if entry is not None:
                 call.entry = entry
                 if entry.level >= LEVEL_PKT:
-                    call.stub = self._without_verification(call, int.from_bytes(pdu[4:8], "little"))
+                    call.stub = self.without_verification(call, int.from_bytes(pdu[4:8], "little"))
             if not context.open:
                 admit(call)
         except Exception as error:

@@ -15,7 +15,15 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from oxid.auth import AuthLevel, AuthType, Credentials, SecurityContext, initiator
-from oxid.errors import LocalProtocolError, Origin, RemoteProtocolError, TransportError, error_for
+from oxid.errors import (
+    AccessDenied,
+    LocalProtocolError,
+    Origin,
+    RemoteProtocolError,
+    StatusError,
+    TransportError,
+    error_for,
+)
 from oxid.ndr.syntax import Syntax
 from oxid.rpc import pdu as p
 from oxid.rpc.client_connection import ClientConnection
@@ -40,7 +48,7 @@ from oxid.runtime.dispatch import Threads
 from oxid.runtime.proxy import proxy_class
 from oxid.runtime.tcp import face_of, transport_error
 from oxid.values import status as s
-from oxid.values.status import Win32
+from oxid.values.status import RPC_S_SEC_PKG_ERROR, Win32
 from oxid.world import World
 
 T = TypeVar("T")
@@ -282,9 +290,16 @@ class RpcConnection(ClientConnection):
         first: Answer | None = None
         kind = PacketType.BIND
         while True:
-            answer: Answer = await self.exchange(
-                kind, elements, entry, token, self._group_wanted, self._large
-            )
+            try:
+                answer: Answer = await self.exchange(
+                    kind, elements, entry, token, self._group_wanted, self._large
+                )
+            except StatusError as error:
+                if error.status.code != RPC_S_SEC_PKG_ERROR:
+                    raise
+                raise AccessDenied(
+                    error.status, "the server refused the credentials", origin=Origin.BIND, executed=False
+                ) from error
             if first is None:
                 first = answer
                 self._agree(answer)

@@ -342,6 +342,8 @@ class RpcServer:
             self._addresses.pop(host, None)
         if not self.connections and self._deadlines is not None:
             self._deadlines.close()  # nothing is left that could have a deadline
+        if self._empty is not None and not self.connections and not self._empty.done():
+            self._empty.set_result(None)
 
     def fragment_began(self, connection: TcpServerConnection) -> None:
         """A PDU or request is incomplete: the peer has a while to finish it."""
