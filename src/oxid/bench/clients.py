@@ -36,7 +36,9 @@ async def load(calls: list[Call], seconds: float) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def connected(port: int, *, secure: bool = False, large: bool = True, host: str = "127.0.0.1") -> AsyncIterator[Any]:
+async def connected(
+    port: int, *, secure: bool = False, large: bool = True, host: str = "127.0.0.1"
+) -> AsyncIterator[Any]:
     """A connection; NTLM at privacy where it is to be secure."""
     from oxid.auth import AuthLevel, AuthType, Password
     from oxid.runtime.client import open_connection

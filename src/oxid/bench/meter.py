@@ -24,10 +24,13 @@ class Meter:
     """Latencies of one run; `mark` ends the warm-up, `report` says what came after it."""
 
     def __init__(self, seconds: float) -> None:
-        began = clock()
-        self.counts_from = began + WARM_UP_S
-        self.end = self.counts_from + seconds
         self.latencies: list[float] = []
+        self.restart(seconds)
+
+    def restart(self, seconds: float) -> None:
+        """The warm-up begins now."""
+        self.counts_from = clock() + WARM_UP_S
+        self.end = self.counts_from + seconds
         self.mark()
 
     def mark(self) -> None:
@@ -67,17 +70,22 @@ def sequential(call: Callable[[], object], meter: Meter) -> None:
         before = now
 
 
-def threaded(make_call: Callable[[], Callable[[], object]], connections: int, seconds: float) -> dict[str, Any]:
+def threaded(
+    make_call: Callable[[], Callable[[], object]], connections: int, seconds: float
+) -> dict[str, Any]:
     """A thread per connection, for libraries that block; one connection needs none."""
     if connections == 1:
         call = make_call()
         meter = Meter(seconds)
         sequential(call, meter)
         return meter.report()
-    calls = [make_call() for _ in range(connections)]
+    ready = threading.Barrier(connections + 1, timeout=30)
     meter = Meter(seconds)
 
-    def work(call: Callable[[], object]) -> None:
+    def work() -> None:
+        call = make_call()  # some libraries tie a connection to the thread that made it
+        ready.wait()
+        ready.wait()
         note, end = meter.latencies.append, meter.end
         before = clock()
         while before < end:
@@ -86,9 +94,12 @@ def threaded(make_call: Callable[[], Callable[[], object]], connections: int, se
             note(now - before)
             before = now
 
-    threads = [threading.Thread(target=work, args=(call,), daemon=True) for call in calls]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(connections)]
     for thread in threads:
         thread.start()
+    ready.wait()
+    meter.restart(seconds)
+    ready.wait()
     time.sleep(max(0.0, meter.counts_from - clock()))
     meter.mark()
     for thread in threads:

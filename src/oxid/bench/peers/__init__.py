@@ -1,7 +1,7 @@
 """What people would pick instead, measured the same way: one module each, importing its library when it is used.
 
-    serve(say_port, **options)                     serves until the process ends
-    load(port, seconds, operation=..., connections=...)    makes calls, returns the report
+serve(say_port, **options)                     serves until the process ends
+load(port, seconds, operation=..., connections=...)    makes calls, returns the report
 """
 
 from __future__ import annotations

@@ -40,7 +40,9 @@ def _handler(grpc: Any, empty: Any, wrapped: Any, *, coroutines: bool) -> Any:
     def row(function: Any, kind: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(function, kind.FromString, kind.SerializeToString)
 
-    return grpc.method_handlers_generic_handler("Bench", {"Null": row(null, empty), "Echo": row(echo, wrapped)})
+    return grpc.method_handlers_generic_handler(
+        "Bench", {"Null": row(null, empty), "Echo": row(echo, wrapped)}
+    )
 
 
 def serve(say_port: Callable[[int], None], *, coroutines: bool = False) -> None:

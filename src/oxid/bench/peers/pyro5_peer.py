@@ -38,8 +38,7 @@ def load(port: int, seconds: float, *, operation: str, connections: int = 1) -> 
         proxy._pyroBind()
         if operation == "null":
             null: Callable[[], object] = proxy.null
-            # a proxy belongs to the thread that made it
-            return lambda: (proxy._pyroClaimOwnership(), null()) if connections > 1 else null()
+            return null
         return lambda: proxy.echo(data)
 
     return threaded(make_call, connections, seconds)

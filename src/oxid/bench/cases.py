@@ -1,0 +1,232 @@
+"""What `oxid bench rpc` measures, against what, and how fast it has to be.
+
+A case names its server and client, the case whose rate of the same round it is divided by, and its bars.
+Sequential cases run both processes on one core: calls per second are then one over the processor time of both
+ends, and the tens of microseconds that a virtual machine needs to wake another core hide nobody's slowness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from oxid.bench.peers import installed
+
+KIB: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What a case has to reach."""
+
+    value: float
+    of: str = "ratio"
+    """`ratio` to the base, `times` another case's rate, `mean_ms` of a call, `bytes` of a connection."""
+    against: str | None = None
+    """The other case of `times`."""
+
+    @property
+    def at_most(self) -> bool:
+        return self.of in ("mean_ms", "bytes")
+
+    def met(self, measured: float) -> bool:
+        return measured <= self.value if self.at_most else measured >= self.value
+
+    def __str__(self) -> str:
+        if self.of == "ratio":
+            return f">= {self.value:g}"
+        if self.of == "times":
+            return f">= {self.value:g} x {self.against}"
+        return f"<= {self.value:g} {'ms' if self.of == 'mean_ms' else 'bytes'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    name: str
+    what: str
+    server: str | None
+    """Kind of server process; None for one that somebody else runs."""
+    client: str
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the client."""
+    server_options: dict[str, Any] = field(default_factory=dict)
+    base: str | None = None
+    bars: tuple[Bar, ...] = ()
+    pinned: bool = True
+    """Both processes on one core."""
+    peer: str | None = None
+    """Module of `oxid.bench.peers`."""
+    memory: bool = False
+    """Connections are held and counted instead of calls."""
+
+
+def _raw(name: str, what: str, **options: Any) -> Case:
+    return Case(name, what, "raw", "raw", options, pinned=options.get("connections", 1) == 1)
+
+
+def _calls(name: str, what: str, base: str, *bars: Bar, **options: Any) -> Case:
+    pinned = options.get("connections", 1) == 1
+    return Case(name, what, "rpc", "calls", options, base=base, bars=bars, pinned=pinned)
+
+
+OURS: Final = (
+    _raw("raw", "raw uvloop echo, 100 bytes"),
+    _calls(
+        "null",
+        "plain RPC null call, sequential",
+        "raw",
+        Bar(0.65),
+        Bar(1.3, "times", "pyro5-null"),
+        Bar(2, "times", "rpyc-null"),
+        Bar(10, "times", "grpc-null"),
+        Bar(60, "times", "impacket-null"),
+        operation="null",
+    ),
+    _calls("echo-100", "100-byte echo, sequential", "raw", Bar(0.58), operation="echo"),
+    _calls("medium", "medium struct, sequential", "raw", Bar(0.38), operation="medium"),
+    Case("add", "ORPC Calculator.Add, plain def", "objects", "add", base="raw", bars=(Bar(0.5),)),
+    Case(
+        "add-async",
+        "ORPC Add, async def",
+        "objects",
+        "add",
+        {"coroutine": True},
+        base="raw",
+        bars=(Bar(0.45),),
+    ),
+    Case("add-ntlm", "ORPC Add, NTLM privacy", "objects", "add", {"secure": True}, base="raw"),
+    _calls("null-16deep", "null, 16 deep on one connection", "raw", Bar(1.2), operation="null", depth=16),
+    _calls("echo-100-ntlm", "100-byte echo, NTLM privacy", "raw", Bar(0.38), operation="echo", secure=True),
+    _raw("raw-64k", "raw uvloop echo, 64 KiB", size=64 * KIB),
+    _calls(
+        "echo-64k",
+        "64 KiB echo, 5,840-byte fragments",
+        "raw-64k",
+        Bar(0.2),
+        operation="echo",
+        size=64 * KIB,
+        large=False,
+    ),
+    _calls(
+        "echo-64k-large",
+        "64 KiB echo, large fragments",
+        "raw-64k",
+        Bar(0.3),
+        operation="echo",
+        size=64 * KIB,
+    ),
+    _raw("raw-1m", "raw uvloop echo, 1 MiB", size=KIB * KIB),
+    _calls(
+        "echo-1m",
+        "1 MiB echo, 5,840-byte fragments",
+        "raw-1m",
+        operation="echo",
+        size=KIB * KIB,
+        large=False,
+    ),
+    _calls("echo-1m-large", "1 MiB echo, large fragments", "raw-1m", operation="echo", size=KIB * KIB),
+    Case(
+        "bind",
+        "connect and bind, unauthenticated",
+        "rpc",
+        "bind",
+        bars=(Bar(8, "times", "impacket-bind"),),
+    ),
+    Case("bind-ntlm", "connect and bind, NTLM", "rpc", "bind", {"secure": True}, bars=(Bar(1.5, "mean_ms"),)),
+    _raw("raw-x64", "raw uvloop echo, 64 connections", connections=64),
+    _calls("null-x64", "null call, 64 connections", "raw-x64", Bar(0.55), operation="null", connections=64),
+    Case(
+        "mgmt-x64",
+        "is_server_listening, 64 connections",
+        "rpc",
+        "management",
+        {"connections": 64},
+        base="raw-x64",
+        bars=(Bar(1, "times", "mgmt-x64-peer"),),
+        pinned=False,
+    ),
+    Case(
+        "memory",
+        "server memory per bound idle connection",
+        "rpc",
+        "hold",
+        bars=(Bar(2 * KIB, "bytes"),),
+        pinned=False,
+        memory=True,
+    ),
+    Case(
+        "memory-ntlm",
+        "the same with NTLM",
+        "rpc",
+        "hold",
+        {"secure": True},
+        bars=(Bar(6 * KIB, "bytes"),),
+        pinned=False,
+        memory=True,
+    ),
+)
+
+
+def _peer(name: str, module: str, operation: str, connections: int = 1, **options: Any) -> Case:
+    title = name.partition("-")[0]
+    load: dict[str, Any] = {"operation": operation, **options}
+    what = f"{title} {operation}"
+    if connections > 1:
+        load["connections"] = connections
+        what += f", {connections} connections"
+    return Case(
+        name,
+        what,
+        f"peer:{module}",
+        f"peer:{module}",
+        load,
+        options,
+        base="raw" if connections == 1 else "raw-x64",
+        pinned=connections == 1,
+        peer=module,
+    )
+
+
+PEERS: Final = (
+    _peer("pyro5-null", "pyro5_peer", "null"),
+    _peer("pyro5-echo", "pyro5_peer", "echo"),
+    _peer("rpyc-null", "rpyc_peer", "null"),
+    _peer("rpyc-echo", "rpyc_peer", "echo"),
+    _peer("grpc-null", "grpc_peer", "null"),
+    _peer("grpc-echo", "grpc_peer", "echo"),
+    _peer("impacket-null", "impacket_peer", "null"),
+    _peer("impacket-echo", "impacket_peer", "echo"),
+    _peer("impacket-bind", "impacket_peer", "bind"),
+    _peer("pyro5-null-x64", "pyro5_peer", "null", 64),
+    _peer("rpyc-null-x64", "rpyc_peer", "null", 64),
+    _peer("grpc-null-x64", "grpc_peer", "null", 64, coroutines=True),
+)
+
+
+def management_of(host: str, port: int) -> Case:
+    """The management call of somebody else's server, with our client."""
+    options = {"connections": 64, "host": host, "port": port}
+    what = f"is_server_listening of {host}:{port}, 64 connections"
+    return Case("mgmt-x64-peer", what, None, "management", options, base="raw-x64", pinned=False)
+
+
+def cases(*, peers: bool = False, peer_server: tuple[str, int] | None = None) -> list[Case]:
+    """Everything that can be measured here; peers only where they are wanted and installed."""
+    found = list(OURS)
+    if peers:
+        found += [case for case in PEERS if case.peer is not None and installed(case.peer)]
+    if peer_server is not None:
+        found.append(management_of(*peer_server))
+    return found
+
+
+def chosen(known: list[Case], names: set[str]) -> list[Case]:
+    """The cases of these names, and those they are compared with, in the order known."""
+    by_name = {case.name: case for case in known}
+    wanted = set(names)
+    for name in names:
+        if base := by_name[name].base:
+            wanted.add(base)
+        wanted |= {bar.against for bar in by_name[name].bars if bar.against in by_name}
+    wanted |= {base for name in wanted if (base := by_name[name].base)}
+    return [case for case in known if case.name in wanted]

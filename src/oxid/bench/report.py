@@ -1,0 +1,141 @@
+"""Results as rows, a table and JSON: rates, ratios to the base of the same round, latencies, bars."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from oxid.bench.cases import Bar, Case
+from oxid.bench.rounds import Results
+
+_MEASURES = ("rate", "p50_us", "p99_us", "mean_ms", "client_cpu_us", "server_cpu_us", "bytes", "connections")
+
+
+def rows(results: Results) -> list[dict[str, Any]]:
+    """One dict per case: medians over the rounds, ratios, and for each bar what was reached."""
+    return [_row(case, results) for case in results.cases]
+
+
+def _row(case: Case, results: Results) -> dict[str, Any]:
+    reports = [report for report in results.reports[case.name] if report]
+    row: dict[str, Any] = {"case": case.name, "what": case.what, "rounds": len(reports)}
+    if case.name in results.errors:
+        row["error"] = results.errors[case.name]
+    for measure in _MEASURES:
+        values = [report[measure] for report in reports if measure in report]
+        if values:
+            row[measure] = statistics.median(values)
+    if case.base is not None and (ratios := per_round(case.name, case.base, results)):
+        row["base"] = case.base
+        row["ratio"] = spread(ratios)
+    bars = [_bar(case, bar, row, results) for bar in case.bars if applies(bar, results)]
+    if bars and reports:
+        row["bars"] = bars
+    return row
+
+
+def per_round(name: str, base: str, results: Results) -> list[float]:
+    """Rates of one case over those of another, where both ran in the same round."""
+    pairs = zip(results.reports[name], results.reports.get(base, ()), strict=False)
+    return [one["rate"] / other["rate"] for one, other in pairs if one and other]
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def applies(bar: Bar, results: Results) -> bool:
+    """A bar against a peer needs the peer."""
+    return bar.against is None or any(results.reports.get(bar.against, ()))
+
+
+def _bar(case: Case, bar: Bar, row: dict[str, Any], results: Results) -> dict[str, Any]:
+    measured: float | None
+    if bar.of == "ratio":
+        measured = row["ratio"]["median"] if "ratio" in row else None
+    elif bar.of == "times":
+        assert bar.against is not None
+        ratios = per_round(case.name, bar.against, results)
+        measured = statistics.median(ratios) if ratios else None
+    else:
+        measured = row.get(bar.of)
+    return {
+        "bar": str(bar),
+        "measured": measured,
+        "met": measured is not None and bar.met(measured),
+    }
+
+
+def data_of(results: Results) -> dict[str, Any]:
+    """Everything, for JSON."""
+    return {
+        "machine": machine(),
+        "rounds": results.rounds,
+        "seconds": results.seconds,
+        "cases": rows(results),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    try:
+        loop = f"uvloop {version('uvloop')}"
+    except PackageNotFoundError:
+        loop = "asyncio"
+    return {
+        "python": platform.python_version(),
+        "loop": loop,
+        "platform": platform.platform(),
+        "processors": len(os.sched_getaffinity(0)),
+        "busy": [round(load, 2) for load in os.getloadavg()],
+        "executable": sys.executable,
+    }
+
+
+HEADINGS = ("case", "per second", "ratio (min..max)", "p50 us", "p99 us", "cpu us c+s", "bar", "")
+
+
+def table(results: Results) -> list[str]:
+    """The same as lines of text."""
+    lines: list[tuple[str, ...]] = [HEADINGS]
+    for row in rows(results):
+        lines += _cells(row)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    left = {0, 6, 7}
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A line for the case with its first bar, further ones below it."""
+    bars = [_verdict(bar) for bar in row.get("bars", ())] or [("", "")]
+    if "error" in row and not row["rounds"]:
+        return [(row["case"], "failed", "", "", "", "", row["error"][:60], "")]
+    rate = f"{row['rate']:.0f}" if "bytes" not in row else f"{row['bytes']:.0f} bytes"
+    ratio = ""
+    if found := row.get("ratio"):
+        ratio = f"{found['median']:.3f} ({found['min']:.2f}..{found['max']:.2f})"
+    cpu = ""
+    if "client_cpu_us" in row:
+        cpu = f"{row['client_cpu_us']:.1f}+{row.get('server_cpu_us', 0):.1f}"
+    first = (row["case"], rate, ratio, _number(row, "p50_us"), _number(row, "p99_us"), cpu, *bars[0])
+    return [first, *(("", "", "", "", "", "", *bar) for bar in bars[1:])]
+
+
+def _number(row: dict[str, Any], measure: str) -> str:
+    return f"{row[measure]:.0f}" if measure in row else ""
+
+
+def _verdict(bar: dict[str, Any]) -> tuple[str, str]:
+    if bar["measured"] is None:
+        return bar["bar"], "not measured"
+    return bar["bar"], f"{'met' if bar['met'] else 'MISSED'} {bar['measured']:.4g}"

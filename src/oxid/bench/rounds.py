@@ -1,0 +1,213 @@
+"""Alternating rounds: in each, every case runs once with fresh processes, forwards and then backwards.
+
+What else the machine does changes over seconds; a case is therefore only ever compared with its base of the
+same round, and the median of those ratios is the result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from oxid.bench.cases import Case
+from oxid.errors import OxidError
+
+START_S: Final = 30.0
+"""A child that has not said its word after this long never will."""
+SPARE_DESCRIPTORS: Final = 200
+HOLDER_CONNECTIONS: Final = 5000
+"""Connections of one client process of a memory case."""
+
+Say = Callable[[str], None]
+
+
+class BenchFailed(OxidError):
+    """A process of the bench ended early, or the machine does not allow the measurement."""
+
+
+@dataclass
+class Results:
+    """What came out: per case one report for each round; None where it failed."""
+
+    cases: list[Case]
+    rounds: int
+    seconds: float
+    reports: dict[str, list[dict[str, Any] | None]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+class Child:
+    """A process of the bench; leaving the block ends it."""
+
+    def __init__(self, part: dict[str, Any]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "oxid.bench.process", json.dumps(part)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def hear(self) -> dict[str, Any]:
+        """The next line it prints. Raises BenchFailed where it ended instead."""
+        assert self._process.stdout is not None and self._process.stderr is not None
+        line = self._process.stdout.readline()
+        if not line:
+            reasons = self._process.stderr.read().strip().splitlines()
+            raise BenchFailed(reasons[-1] if reasons else f"a process ended with {self._process.wait()}")
+        heard: dict[str, Any] = json.loads(line)
+        return heard
+
+    def let_go(self) -> None:
+        """End its standard input: it stops serving or holding."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process = self._process
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None and not pipe.closed:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+
+
+@contextmanager
+def server_of(case: Case, *, core: int | None, profile: bool = False) -> Iterator[tuple[Child | None, int]]:
+    """The server of a case and its port."""
+    if case.server is None:
+        yield None, case.options["port"]
+        return
+    part = {
+        "role": "server",
+        "kind": case.server,
+        "options": case.server_options,
+        "core": core,
+        "profile": profile,
+    }
+    with Child(part) as server:
+        yield server, server.hear()["port"]
+
+
+def client_part(case: Case, port: int, seconds: float, core: int | None, **more: Any) -> dict[str, Any]:
+    options = {name: value for name, value in case.options.items() if name != "port"}
+    return {
+        "role": "client",
+        "kind": case.client,
+        "port": port,
+        "seconds": seconds,
+        "core": core,
+        "options": {**options, **more},
+    }
+
+
+def run_case(case: Case, seconds: float, connections: int, say: Say) -> dict[str, Any]:
+    """One case of one round."""
+    if case.memory:
+        return hold_connections(case, connections, say)
+    core = max(os.sched_getaffinity(0)) if case.pinned else None
+    with server_of(case, core=core) as (server, port):
+        before = processor_seconds(server)
+        with Child(client_part(case, port, seconds, core)) as client:
+            report = client.hear()
+        if server is not None:
+            report["server_cpu_us"] = (processor_seconds(server) - before) / report["calls"] * 1e6
+        return report
+
+
+def processor_seconds(child: Child | None) -> float:
+    """Processor time of a process so far."""
+    if child is None:
+        return 0.0
+    fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def hold_connections(case: Case, connections: int, say: Say) -> dict[str, Any]:
+    """Memory of a server with many idle connections, less without them, for each."""
+    most = raise_descriptor_limit() - SPARE_DESCRIPTORS
+    connections = min(connections, most)
+    if connections < 1:
+        raise BenchFailed("too few descriptors: raise the limit with ulimit -n")
+    with ExitStack() as stack:
+        server, port = stack.enter_context(server_of(case, core=None))
+        assert server is not None
+        with Child(client_part(case, port, 0, None, connections=min(50, connections))) as first:
+            first.hear()  # modules are imported, tables made
+        before = resident_bytes(server)
+        bound = 0
+        began = time.monotonic()
+        while bound < connections:
+            part = client_part(case, port, 0, None, connections=min(HOLDER_CONNECTIONS, connections - bound))
+            holder = stack.enter_context(Child(part))
+            bound += holder.hear()["bound"]
+            say(f"{case.name}: {bound} of {connections} connections")
+        elapsed = time.monotonic() - began
+        grown = resident_bytes(server) - before
+    return {"bytes": grown / connections, "connections": connections, "rate": connections / elapsed}
+
+
+def resident_bytes(child: Child) -> int:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{child.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise BenchFailed("the kernel does not tell a process's memory")
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process and its children as many descriptors as they may have; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20
+
+
+def run_rounds(cases: list[Case], *, rounds: int, seconds: float, connections: int, say: Say) -> Results:
+    """Run every case in every round; a case that fails is noted and the others go on."""
+    results = Results(cases, rounds, seconds, {case.name: [] for case in cases})
+    for number in range(rounds):
+        order = cases if number % 2 == 0 else list(reversed(cases))
+        for at, case in enumerate(order, 1):
+            if case.memory and number:
+                continue  # once is enough: memory does not depend on what else runs
+            say(f"round {number + 1} of {rounds}: {case.name} ({at} of {len(order)})")
+            report: dict[str, Any] | None = None
+            try:
+                report = run_case(case, seconds, connections, say)
+            except (BenchFailed, OSError, ValueError, KeyError) as error:
+                results.errors[case.name] = str(error) or type(error).__name__
+            results.reports[case.name].append(report)
+    return results
+
+
+def profile_case(case: Case, seconds: float) -> dict[str, str]:
+    """Both ends of a case under cProfile: {"client": text, "server": text}."""
+    core = max(os.sched_getaffinity(0)) if case.pinned else None
+    texts: dict[str, str] = {}
+    with server_of(case, core=core, profile=True) as (server, port):
+        with Child({**client_part(case, port, seconds, core), "profile": True}) as client:
+            texts["client"] = client.hear()["profile"]
+        if server is not None:
+            server.let_go()
+            texts["server"] = server.hear()["profile"]
+    return texts
