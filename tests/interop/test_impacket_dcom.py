@@ -40,7 +40,7 @@ def impacket(host: OxidHost, *arguments: str) -> dict[str, Any]:
     return seen
 
 
-@pytest.mark.req("ACT-1", "ACT-2", "ACT-5", "ORPC-1", "ORPC-2", "ORPC-3")
+@pytest.mark.req("ACT-1", "ACT-2", "ORPC-1", "ORPC-5", "dcom§3.STDOBJREF", "NDR-10")
 @pytest.mark.parametrize("level", ["integrity", "privacy"])
 @pytest.mark.parametrize("activation", ["scm", "classobj", "remact"])
 def test_impacket_activates_queries_calls_clones_and_releases(
@@ -75,6 +75,7 @@ def test_impacket_activates_queries_calls_clones_and_releases(
     host.wait_for_rest()
 
 
+@pytest.mark.req("dcom§3.unmarshal-own")
 @pytest.mark.parametrize("level", ["integrity", "privacy"])
 def test_impacket_passes_interface_pointers_as_parameters_and_gets_them_back(
     host: OxidHost, level: str
@@ -90,7 +91,7 @@ def test_impacket_passes_interface_pointers_as_parameters_and_gets_them_back(
     host.wait_for_rest()
 
 
-@pytest.mark.req("PNG-1")
+@pytest.mark.req("dcom§4.ComplexPing", "dcom§4.SimplePing")
 def test_an_object_lives_while_impacket_pings_and_goes_when_it_stops(host: OxidHost) -> None:
     seen = impacket(host, "pings", "--seconds", "2.5", "--ping-period", str(host.ping_period))
     assert len(seen["adds"]) >= 6

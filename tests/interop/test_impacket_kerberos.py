@@ -53,7 +53,7 @@ def host(namespace: NetworkNamespace, kdc: LocalKdc) -> Iterator[OxidHost]:
         yield started
 
 
-@pytest.mark.req("SEC-1")
+@pytest.mark.req("SEC-1", "SEC-9")
 @pytest.mark.parametrize("level", ["integrity", "privacy"])
 def test_the_calculators_life_with_kerberos(
     host: OxidHost, namespace: NetworkNamespace, kdc: LocalKdc, tickets: Path, level: str

@@ -37,7 +37,7 @@ def tool(host: OxidHost, program: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.req("EPM-2")
+@pytest.mark.req("rpce§6.ept_lookup", "rpce§6.tower", "rpce§6.entry")
 def test_rpcdump_lists_what_is_registered(host: OxidHost) -> None:
     listing = tool(host, "rpcdump.py", "127.0.0.1")
     assert ECHO in listing
@@ -45,6 +45,7 @@ def test_rpcdump_lists_what_is_registered(host: OxidHost) -> None:
     assert "Protocol failed" not in listing
 
 
+@pytest.mark.req("rpce§6.mgmt")
 @pytest.mark.parametrize("level", ["1", "2", "5", "6"])
 def test_rpcmap_learns_the_interfaces_from_mgmt(host: OxidHost, level: str) -> None:
     listing = tool(

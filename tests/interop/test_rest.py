@@ -31,7 +31,7 @@ def host() -> Iterator[OxidHost]:
         yield started
 
 
-@pytest.mark.req("ACT-2", "ORPC-6")
+@pytest.mark.req("ACT-2")
 @pytest.mark.limit(180)
 def test_ten_thousand_rounds_of_activate_call_release(host: OxidHost) -> None:
     async def rounds(machine: oxid.Machine, number: int) -> None:
@@ -82,7 +82,6 @@ class Vanishing:
         self._process.stdout.close()
 
 
-@pytest.mark.req("PNG-4", "ORPC-6")
 @pytest.mark.limit(180)
 def test_a_thousand_clients_vanish_in_mid_call_a_hundred_of_them_as_whole_processes(host: OxidHost) -> None:
     for _ in range(5):

@@ -73,7 +73,7 @@ async def asked(security: tuple[AuthType, AuthLevel] | None) -> tuple[list[Tower
         return listed, {each.uuid for each in vector.ids if each is not None}, bool(listening), stop
 
 
-@pytest.mark.req("EPM-2", "SEC-1", "BND-2")
+@pytest.mark.req("rpce§6.ept_lookup", "rpce§6.tower", "rpce§6.mgmt", "SEC-1", "BND-2")
 @pytest.mark.parametrize("security", SECURITY, ids=str)
 def test_its_endpoint_mapper_and_its_management(
     samba: SambaServer, security: tuple[AuthType, AuthLevel] | None

@@ -71,7 +71,7 @@ def echo_runs(host: OxidHost, configuration: Path) -> Iterator[dict[str, Torture
         run.close()
 
 
-@pytest.mark.req("SEC-1", "SEC-2", "SEC-3", "REQ-1", "REQ-7", "NDR-1", "NDR-15")
+@pytest.mark.req("SEC-1", "SEC-3", "SEC-8", "SEC-10", "REQ-6", "BND-9", "NDR-1", "NDR-15")
 @pytest.mark.parametrize("binding", BINDINGS)
 def test_all_ten_operations_of_echo(echo_runs: dict[str, Torture], binding: str) -> None:
     run = echo_runs[binding]
@@ -98,7 +98,7 @@ def torture(host: OxidHost, configuration: Path, suite: str, binding: str, *opti
     )
 
 
-@pytest.mark.req("rpce§7")
+@pytest.mark.req("rpce§6.mgmt")
 @pytest.mark.parametrize("level", ["connect", "sign", "seal"])
 def test_management_of_every_mapped_interface(host: OxidHost, configuration: Path, level: str) -> None:
     run = torture(host, configuration, "rpc.mgmt", f"127.0.0.1[{level}]")
@@ -109,7 +109,7 @@ def test_management_of_every_mapped_interface(host: OxidHost, configuration: Pat
     assert "60a15ec5-4de8-11d7-a637-005056a20182" in output
 
 
-@pytest.mark.req("EPM-2")
+@pytest.mark.req("rpce§6.ept_lookup", "rpce§6.ept_map", "rpce§6.lookup_handle_free", "rpce§6.insert")
 @pytest.mark.parametrize("options", ["", ",ntlm,seal", ",spnego,sign", ",bigendian"])
 def test_the_endpoint_mapper(host: OxidHost, configuration: Path, options: str) -> None:
     """Two of its five tests register an endpoint from afar: refused, as Windows does."""
@@ -125,6 +125,7 @@ def test_the_endpoint_mapper(host: OxidHost, configuration: Path, options: str) 
     assert "epm_Insert failed" in run.output()
 
 
+@pytest.mark.req("rpce§6.ept_map")
 @pytest.mark.parametrize("level", ["connect", "sign", "seal"])
 @pytest.mark.parametrize("mechanism", ["ntlm", "spnego"])
 def test_rpcclient_asks_the_endpoint_mapper(

@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.peer("krb5kdc", "kadmin.local", "kinit")]
 
 SERVICE = "host/localhost"
 LEVELS = {
+    "connect": AuthLevel.CONNECT,
     "packet": AuthLevel.PKT,
     "integrity": AuthLevel.PKT_INTEGRITY,
     "privacy": AuthLevel.PKT_PRIVACY,
@@ -109,10 +110,10 @@ async def attacked(
     return proxy, list(outcomes)
 
 
-@pytest.mark.req("SEC-4", "SEC-5", "SEC-6")
+@pytest.mark.req("SEC-5", "SEC-6", "SEC-8", "SEC-9")
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("towards", ["server", "client"])
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [level for level in LEVELS if level != "connect"])
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_every_attack_is_refused_by_the_end_it_is_aimed_at(
     host: OxidHost,
@@ -136,6 +137,20 @@ def test_every_attack_is_refused_by_the_end_it_is_aimed_at(
     if towards == "server":
         answers = proxy.passed["client", RESPONSE]
         assert answers == (2 if attack == "replay" else 1)
+
+
+@pytest.mark.parametrize("towards", ["server", "client"])
+@pytest.mark.parametrize("attack", [name for name in ATTACKS if name != "strip the trailer"])
+def test_where_nothing_is_protected_the_same_attacks_do_get_through(
+    echo_port: int, towards: Towards, attack: str
+) -> None:
+    """At level connect; otherwise the tests above could pass because the proxy breaks connections."""
+    rule = ATTACKS[attack](REQUEST if towards == "server" else RESPONSE)
+    proxy, outcomes = asyncio.run(
+        attacked(echo_port, Password(ADMIN, PASSWORD), "ntlm", "connect", rule, towards)
+    )
+    assert proxy.changed >= 1
+    assert outcomes[2] == 31
 
 
 def test_the_host_is_at_rest_after_all_attacks(host: OxidHost) -> None:

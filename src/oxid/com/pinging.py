@@ -39,14 +39,15 @@ class _Shared:
     users: int = 0
 
 
-_agents: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, _Shared]]] = WeakKeyDictionary()
+_agents: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[World, float], _Shared]]] = WeakKeyDictionary()
 
 
 @asynccontextmanager
 async def agent_of_this_process(world: World, options: ClientOptions) -> AsyncIterator[PingAgent]:
     """The agent of the running loop, started by its first user and ended with its last."""
     of_loop = _agents.setdefault(asyncio.get_running_loop(), {})
-    shared = of_loop.get(options.ping_period)
+    key = world, options.ping_period
+    shared = of_loop.get(key)
     if shared is None:
         pool = Connections(world, options)
 
@@ -54,14 +55,14 @@ async def agent_of_this_process(world: World, options: ClientOptions) -> AsyncIt
             return await _send(pool, target, ping)
 
         agent = PingAgent(world, options.ping_period, send)
-        shared = of_loop[options.ping_period] = _Shared(agent, pool)
+        shared = of_loop[key] = _Shared(agent, pool)
     shared.users += 1
     try:
         yield shared.agent
     finally:
         shared.users -= 1
         if not shared.users:
-            del of_loop[options.ping_period]
+            del of_loop[key]
             await shared.agent.aclose()
             await shared.pool.aclose()
 

@@ -60,7 +60,7 @@ def answered(opnum: int, arguments: tuple[Any, ...]) -> Any:
     return asyncio.run(result) if asyncio.iscoroutine(result) else result
 
 
-@pytest.mark.req("NDR-1", "NDR-2", "NDR-15")
+@pytest.mark.req("NDR-1", "NDR-3", "NDR-7", "NDR-8", "NDR-15")
 @pytest.mark.parametrize("syntax", Syntax)
 @pytest.mark.parametrize("call", CALLS)
 def test_every_operation_is_written_and_read_as_samba_does(call: str, syntax: Syntax) -> None:
