@@ -43,6 +43,7 @@ from oxid.rpc.interface import InterfaceSpec, spec_of
 from oxid.rpcss.activator import ActivationPolicy, ActivationRequest, ActivationService, Caller
 from oxid.rpcss.endpoint_mapper import EndpointMapper, Registration
 from oxid.rpcss.oid_leases import PingPolicy
+from oxid.rpcss.open_lookups import OpenLookups
 from oxid.rpcss.oxid_resolver import OxidResolver
 from oxid.rpcss.service import EndpointMapService, ObjectExporterService
 from oxid.runtime.control import open_control
@@ -181,7 +182,8 @@ class Host:
         policy = ActivationPolicy(allow_anonymous=self.options.insecure_anonymous)
         self.activation = ActivationService(_HostActivator(self), _caller, policy)
         self.object_exporter = _WakingResolverService(self)
-        mapper = EndpointMapService(self.mapper, _handles, _local_address)
+        lookups = OpenLookups(self.world.clock)
+        mapper = EndpointMapService(self.mapper, _handles, _local_address, lookups)
         self.rpc_server.register(IObjectExporter, self.object_exporter, ndr64=False)
         self.rpc_server.register(IEndpointMap, mapper)
         self.rpc_server.register(IActivation, self.activation, ndr64=False)
@@ -387,9 +389,11 @@ class _CallerOfCall:
 class _Handles:
     """Context handles of the client whose call runs now."""
 
-    def open(self, value: Any) -> bytes:
+    def open(self, value: Any, rundown: Callable[[Any], object] | None = None) -> bytes:
         call = current_call()
-        return call.association.open_handle(value, owner=call.principal, interface=call.interface.uuid)
+        return call.association.open_handle(
+            value, owner=call.principal, interface=call.interface.uuid, rundown=rundown
+        )
 
     def find(self, handle: bytes) -> Any:
         call = current_call()
@@ -398,6 +402,11 @@ class _Handles:
     def close(self, handle: bytes) -> Any:
         call = current_call()
         return call.association.close_handle(handle, owner=call.principal, interface=call.interface.uuid)
+
+    def closer(self, handle: bytes) -> Callable[[], object]:
+        call = current_call()
+        association, owner, uuid = call.association, call.principal, call.interface.uuid
+        return lambda: association.close_handle(handle, owner=owner, interface=uuid)
 
 
 def _handles() -> _Handles:

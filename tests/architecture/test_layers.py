@@ -60,6 +60,7 @@ PURE = (  # the modules of upper rooms that hold rules
     "com/reference_table.py",
     "rpcss/endpoint_mapper.py",
     "rpcss/oid_leases.py",
+    "rpcss/open_lookups.py",
     "rpcss/oxid_resolver.py",
     "rpcss/ping_sets.py",
 )

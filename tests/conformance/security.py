@@ -11,8 +11,6 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from oxid import auth
-
 from tests.conformance.wire import (
     ALTER,
     ALTER_RESP,
@@ -33,6 +31,8 @@ from tests.conformance.wire import (
     request,
     sec_trailer,
 )
+
+from oxid import auth
 
 
 class Security:
@@ -176,3 +176,20 @@ class Security:
         answer = await wire.ask(self.request(opnum=3, call_id=call_id))
         assert answer.ptype == RESPONSE, answer
         return (answer.stub if self.level == CONNECT else self.open(answer)).decode()
+
+
+class ServerSecurity(Security):
+    """The same for the server's side of one connection: a script answers our client with it."""
+
+    def __init__(self, authenticator: auth.Authenticator, first: Pdu) -> None:
+        self.auth_type, self.level, _, self.context_id = first.trailer
+        self.context = authenticator.acceptor(self.auth_type, self.level)
+
+    def open_request(self, request: Pdu) -> bytes:
+        """The stub of a protected request, verification trailer and all."""
+        assert request.trailer[:2] == (self.auth_type, self.level)
+        assert request.trailer[3] == self.context_id
+        at, body_at = request.trailer_at, 40 if request.flags & OBJECT else 24
+        assert (at - body_at) % 16 == 0, "the trailer stands 16-aligned behind the start of the body"
+        body = self.context.unseal(request.raw, body_at, at)
+        return body[: len(body) - request.trailer[2]]

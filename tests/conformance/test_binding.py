@@ -10,8 +10,6 @@ import dataclasses
 import struct
 
 import pytest
-
-from oxid.rpc.limits import Limits
 from tests.conformance.wire import (
     ACCEPTED,
     ALTER_RESP,
@@ -53,6 +51,8 @@ from tests.conformance.wire import (
     story,
 )
 
+from oxid.rpc.limits import Limits
+
 PLAIN = element(0, PROBE, NDR20)
 
 # what a request sets -> what the answer adds to FIRST|LAST in a bind_ack and in an alter_context_resp
@@ -70,7 +70,7 @@ ECHOED_FLAGS = [
 ]
 
 
-# -- Layouts and flags ----------------------------------------------------------------------------------
+# -- Layouts and flags ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.req("rpce§1.4", "rpce§1.5", "rpce§1.1", "rpce§1.2", "BND-1", "BND-8")
@@ -139,7 +139,7 @@ def test_alter_context_resp_echoes_header_signing_only(flags: int, _: int, added
     story(told)
 
 
-# -- Useless and repeated binds ---------------------------------------------------------------------------
+# -- Useless and repeated binds ------------------------------------------------------------------------------
 
 
 @pytest.mark.req("BND-3", "PDU-4", "rpce§1.6")
@@ -218,7 +218,7 @@ def test_pdus_of_servers_end_a_bound_connection(ptype: int) -> None:
     story(told)
 
 
-# -- Presentation contexts ------------------------------------------------------------------------------
+# -- Presentation contexts -----------------------------------------------------------------------------------
 
 
 @pytest.mark.req("BND-2", "BND-3", "PDU-5", "REQ-1")
@@ -381,7 +381,7 @@ def test_presentation_contexts_are_bounded() -> None:
     story(told)
 
 
-# -- Bind-time features ---------------------------------------------------------------------------------
+# -- Bind-time features --------------------------------------------------------------------------------------
 
 
 MULTIPLE, KEEP = 0x01, 0x02
@@ -439,7 +439,7 @@ def test_bind_time_features_mean_nothing_in_an_alter_context() -> None:
     story(told)
 
 
-# -- Fragment sizes -------------------------------------------------------------------------------------
+# -- Fragment sizes ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.req("BND-7")
@@ -514,7 +514,7 @@ def test_large_fragments_are_agreed_by_the_private_feature_bits_only() -> None:
     story(told)
 
 
-# -- Association groups ---------------------------------------------------------------------------------
+# -- Association groups --------------------------------------------------------------------------------------
 
 
 @pytest.mark.req("BND-9")

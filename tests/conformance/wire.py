@@ -317,8 +317,11 @@ class Wire:
                 head = await self.reader.readexactly(16)
                 length = struct.unpack_from("<H" if head[4] & 0xF0 else ">H", head, 8)[0]
                 return Pdu(head + await self.reader.readexactly(length - 16))
-        except (asyncio.IncompleteReadError, ConnectionResetError) as error:
-            assert not getattr(error, "partial", b""), error
+        except ConnectionResetError:
+            return None
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                raise
             return None
 
     async def ask(self, *messages: bytes) -> Pdu:

@@ -242,24 +242,25 @@ class Arena:
         if self.cases - self._renewed >= RENEW_EVERY or not all(h.intact for h in self._hosts.values()):
             await self.renew()
 
-    def report(self) -> list[str]:
-        """Counts per PDU type and outcome, as text."""
-        lines = []
-        for role in ("server", "client"):
-            kinds = sorted({kind for r, kind, _ in self.tally if r == role})
-            if not kinds:
-                continue
-            lines.append(
-                f"{role + ' core':24}" + "".join(f"{outcome:>10}" for outcome in OUTCOMES) + "       sum"
-            )
-            for kind in kinds:
-                row = [self.tally[role, kind, outcome] for outcome in OUTCOMES]
-                lines.append(f"  {kind:22}" + "".join(f"{n:>10,}" for n in row) + f"{sum(row):>10,}")
-        return lines
-
 
 def kind_of(piece: bytes) -> str:
     """The name of the PDU type a piece begins with."""
     if len(piece) < 3 or piece[0] != 5:
         return "no PDU"
     return PACKET_NAMES.get(piece[2], "other type")
+
+
+def report(tally: Counter[tuple[str, str, str]]) -> list[str]:
+    """Counts per PDU type and outcome, as text."""
+    lines = []
+    for role in ("server", "client"):
+        kinds = sorted({kind for r, kind, _ in tally if r == role})
+        lines.append(f"{role + ' core':22}" + "".join(f"{title:>11}" for title in (*OUTCOMES, "sum")))
+        sums = Counter[str]()
+        for kind in kinds:
+            row = {outcome: tally[role, kind, outcome] for outcome in OUTCOMES}
+            sums.update(row)
+            lines.append(f"  {kind:20}" + "".join(f"{n:>11,}" for n in (*row.values(), sum(row.values()))))
+        total = [sums[outcome] for outcome in OUTCOMES]
+        lines.append("  all                 " + "".join(f"{n:>11,}" for n in (*total, sum(total))))
+    return lines

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import pytest
-from tests.fuzz.arena import Arena
+from tests.fuzz.arena import Arena, report
 
 CASES = 200_000
 _reports: list[str] = []
+_tally: Counter[tuple[str, str, str]] = Counter()
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +32,7 @@ class Account:
         _reports.append(
             f"{self._name}: {arena.cases:,} cases in {spent:.1f} s, the slowest took {arena.slowest * 1000:.0f} ms"
         )
-        _reports.extend(arena.report())
+        _tally.update(arena.tally)
 
 
 @pytest.fixture
@@ -42,5 +44,5 @@ def account(request: pytest.FixtureRequest) -> Account:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _reports:
         terminalreporter.section("fuzz: cases per PDU type and outcome")
-        for line in _reports:
+        for line in (*_reports, *report(_tally)):
             terminalreporter.write_line(line)

@@ -26,11 +26,11 @@ def host(namespace: NetworkNamespace) -> Iterator[OxidHost]:
         yield started
 
 
-def impacket(host: OxidHost, *arguments: str) -> dict[str, Any]:
+def impacket(host: OxidHost, *arguments: str, password: str = PASSWORD) -> dict[str, Any]:
     """Run one of the script's stories and return what it saw."""
     assert host.namespace is not None
     done = subprocess.run(
-        [*host.namespace.prefix, sys.executable, str(SCRIPT), *arguments, "--password", PASSWORD],
+        [*host.namespace.prefix, sys.executable, str(SCRIPT), *arguments, "--password", password],
         capture_output=True,
         text=True,
         timeout=60,
@@ -97,3 +97,22 @@ def test_an_object_lives_while_impacket_pings_and_goes_when_it_stops(host: OxidH
     assert len(seen["adds"]) >= 6
     assert set(seen["adds"]) == {2}
     host.wait_for_rest()
+
+
+@pytest.mark.req("dcom§5.anonymous")
+@pytest.mark.parametrize("level", ["none", "privacy"])
+def test_anonymous_callers_are_let_in_only_where_a_lab_says_so(
+    host: OxidHost, namespace: NetworkNamespace, level: str
+) -> None:
+    anonymous = [*namespace.prefix, sys.executable, str(SCRIPT), "life", "--user", "", "--level", level]
+    refused = subprocess.run(anonymous, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    assert "E_ACCESSDENIED" in refused.stderr
+    host.wait_for_rest()
+    with (
+        NetworkNamespace() as lab,
+        OxidHost(namespace=lab, ping_period=0.5, options=["--insecure-anonymous"]) as open_to_all,
+    ):
+        seen = impacket(open_to_all, "life", "--user", "", "--level", level, password="")
+        assert seen["methods"]["add"] == 42
+        open_to_all.wait_for_rest()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.kdc import LocalKdc
+from tests.support.capture import Capture, judge
 from tests.support.host import OxidHost
 from tests.support.netns import NetworkNamespace
 
@@ -46,35 +47,53 @@ def tickets(kdc: LocalKdc, host: OxidHost) -> Path:
 
 
 @pytest.fixture(scope="module")
-def host(namespace: NetworkNamespace, kdc: LocalKdc) -> Iterator[OxidHost]:
-    keytab = kdc.keytab(f"host/{NAME}")
-    options = ("--keytab", str(keytab), "--advertise", NAME, "--advertise", "127.0.0.1")
+def keytab(kdc: LocalKdc) -> Path:
+    return kdc.keytab(f"host/{NAME}")
+
+
+@pytest.fixture(scope="module")
+def host(namespace: NetworkNamespace, kdc: LocalKdc, keytab: Path) -> Iterator[OxidHost]:
+    options = ("--keytab", str(keytab), "--exporter-ports", "49152-49251")
+    options += ("--advertise", NAME, "--advertise", "127.0.0.1")
     with OxidHost(namespace=namespace, ping_period=0.5, options=options, more_environment=kdc.env) as started:
         yield started
 
 
 @pytest.mark.req("SEC-1", "SEC-9")
+@pytest.mark.peer("tshark")
 @pytest.mark.parametrize("level", ["integrity", "privacy"])
-def test_the_calculators_life_with_kerberos(
-    host: OxidHost, namespace: NetworkNamespace, kdc: LocalKdc, tickets: Path, level: str
+def test_the_calculators_life_with_kerberos_and_tshark_finds_nothing_malformed(
+    host: OxidHost,
+    namespace: NetworkNamespace,
+    kdc: LocalKdc,
+    keytab: Path,
+    tickets: Path,
+    tmp_path: Path,
+    level: str,
 ) -> None:
-    done = subprocess.run(
-        [
-            *namespace.prefix,
-            sys.executable,
-            str(SCRIPT),
-            "life",
-            *("--kerberos", "--user", "alice", "--domain", kdc.realm, "--password", ""),
-            *("--target", NAME, "--remote-host", "127.0.0.1", "--level", level),
-        ],
-        env=os.environ | kdc.env | {"KRB5CCNAME": str(tickets)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    path = tmp_path / "kerberos.pcapng"
+    with Capture(namespace, path):
+        done = subprocess.run(
+            [
+                *namespace.prefix,
+                sys.executable,
+                str(SCRIPT),
+                "life",
+                *("--kerberos", "--user", "alice", "--domain", kdc.realm, "--password", ""),
+                *("--target", NAME, "--remote-host", "127.0.0.1", "--level", level),
+            ],
+            env=os.environ | kdc.env | {"KRB5CCNAME": str(tickets)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n--- host\n{host.log()[-4000:]}"
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen["methods"]["add"] == 42
     assert seen["clone_adds"] == 23
     assert seen["still_there"] == 2
+    verdict = judge(path, ports=["135", "49152-49251"], keytab=keytab)
+    assert verdict.complaints == []
+    assert verdict.sealed  # at integrity impacket seals the calls to the object all the same
+    assert verdict.decrypted
     host.wait_for_rest()

@@ -17,6 +17,7 @@ from tests.support.host import ADMIN, PASSWORD, OxidHost
 import oxid
 from oxid.auth.credentials import Password
 from oxid.com.options import ClientOptions
+from oxid.errors import OxidError
 from oxid.samples.calculator import ICalculator
 
 CLSID = "B81BB948-688D-436A-9EBA-5F37813E2375"
@@ -77,6 +78,9 @@ class Vanishing:
         """SIGKILL to every process of clients, by its id; the parent only waits for them."""
         for child in self._children:
             os.kill(child, signal.SIGKILL)
+        self.wait_for_end()
+
+    def wait_for_end(self) -> None:
         self._process.wait(30)
         assert self._process.stdout is not None
         self._process.stdout.close()
@@ -95,3 +99,49 @@ def test_a_thousand_clients_vanish_in_mid_call_a_hundred_of_them_as_whole_proces
         for group in groups:
             group.kill()
     host.wait_for_rest()
+
+
+def test_an_object_that_is_only_held_lives_on_pings_and_goes_with_its_holder() -> None:
+    """Nobody calls it for more than two set time-outs."""
+
+    async def story(host: OxidHost) -> None:
+        options = ClientOptions(port=host.port, ping_period=host.ping_period)
+        async with oxid.connect("127.0.0.1", Password(ADMIN, PASSWORD), options=options) as machine:
+            async with machine.activate(CLSID, ICalculator) as calculator:
+                await asyncio.sleep(8 * host.ping_period)
+                assert await calculator.add(20, 22) == 42
+                assert host.live()["pinged_oid"] == 1
+
+    with OxidHost(ping_period=0.3) as held:
+        asyncio.run(story(held))
+        held.wait_for_rest()
+
+
+def test_a_host_told_to_stop_cuts_the_calls_in_flight_and_leaves_nothing() -> None:
+    with OxidHost(ping_period=0.5) as stopping:
+        clients = Vanishing(stopping, 20)
+        clients.wait()
+        before = time.monotonic()
+        stopping.stop()  # checks `stopped live=0` and exit code 0
+        assert time.monotonic() - before < 10
+        clients.wait_for_end()  # they have noticed
+
+
+def test_a_host_that_is_killed_is_noticed_at_once_by_whoever_waits_for_it() -> None:
+    async def story(host: OxidHost) -> None:
+        options = ClientOptions(port=host.port, call_timeout=60.0)
+        async with (
+            oxid.connect("127.0.0.1", Password(ADMIN, PASSWORD), options=options) as machine,
+            machine.activate(CLSID, ICalculator) as calculator,
+        ):
+            call = asyncio.ensure_future(calculator.sleep(60_000))
+            await asyncio.sleep(0.2)
+            host.kill()
+            before = time.monotonic()
+            with pytest.raises(OxidError):
+                await call
+            with pytest.raises(OxidError):
+                await calculator.add(1, 1)
+        assert time.monotonic() - before < 5
+
+    asyncio.run(story(OxidHost(ping_period=0.5)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from itertools import product
 from uuid import UUID
 
 import pytest
+from tests.support.absent import absent
 from tests.support.host import run_oxid
 from tests.support.netns import NetworkNamespace
 from tests.support.samba import PASSWORD, USER, SambaServer
@@ -37,6 +39,8 @@ SECURITY = [None, *product(MECHANISMS, LEVELS)]
 
 @pytest.fixture(scope="module")
 def samba(namespace: NetworkNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SambaServer]:
+    if os.geteuid() != 0:
+        absent("Samba as a server needs root")
     with SambaServer(namespace, tmp_path_factory.mktemp("samba")) as server:
         yield server
 

@@ -245,6 +245,7 @@ class OxidHost:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self.stop()
+            if not self.stopped:
+                self.stop()
         else:
             self.kill()

@@ -48,14 +48,7 @@ class Medium:
 
 
 MEDIUM: Final = Medium(
-    *range(1, 17),
-    1 << 40,
-    2 << 40,
-    1.5,
-    2.5,
-    "medium name string",
-    100,
-    list(range(100)),  # type: ignore[arg-type] # a star
+    *(*range(1, 17), 1 << 40, 2 << 40, 1.5, 2.5, "medium name string", 100, list(range(100)))
 )
 
 

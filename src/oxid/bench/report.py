@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -32,16 +33,26 @@ def _row(case: Case, results: Results) -> dict[str, Any]:
     if case.base is not None and (ratios := per_round(case.name, case.base, results)):
         row["base"] = case.base
         row["ratio"] = spread(ratios)
+        if cpu_ratios := per_round(case.name, case.base, results, _per_processor_second):
+            row["cpu_ratio"] = spread(cpu_ratios)
     bars = [_bar(case, bar, row, results) for bar in case.bars if applies(bar, results)]
     if bars and reports:
         row["bars"] = bars
     return row
 
 
-def per_round(name: str, base: str, results: Results) -> list[float]:
+def per_round(
+    name: str, base: str, results: Results, of: Callable[[dict[str, Any]], float] = lambda r: r["rate"]
+) -> list[float]:
     """Rates of one case over those of another, where both ran in the same round."""
     pairs = zip(results.reports[name], results.reports.get(base, ()), strict=False)
-    return [one["rate"] / other["rate"] for one, other in pairs if one and other]
+    return [of(one) / of(other) for one, other in pairs if one and other]
+
+
+def _per_processor_second(report: dict[str, Any]) -> float:
+    """Calls per second of processor time of both ends: what the rate were if nobody else used the machine."""
+    used: float = report["client_cpu_us"] + report.get("server_cpu_us", 0.0)
+    return 1e6 / used
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -96,7 +107,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-HEADINGS = ("case", "per second", "ratio (min..max)", "p50 us", "p99 us", "cpu us c+s", "bar", "")
+HEADINGS = ("case", "per second", "ratio (min..max)", "by cpu", "p50 us", "p99 us", "cpu us c+s", "bar", "")
 
 
 def table(results: Results) -> list[str]:
@@ -105,7 +116,7 @@ def table(results: Results) -> list[str]:
     for row in rows(results):
         lines += _cells(row)
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-    left = {0, 6, 7}
+    left = {0, 7, 8}
     return [
         "  ".join(
             cell.ljust(width) if column in left else cell.rjust(width)
@@ -119,16 +130,17 @@ def _cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
     """A line for the case with its first bar, further ones below it."""
     bars = [_verdict(bar) for bar in row.get("bars", ())] or [("", "")]
     if "error" in row and not row["rounds"]:
-        return [(row["case"], "failed", "", "", "", "", row["error"][:60], "")]
+        return [(row["case"], "failed", "", "", "", "", "", row["error"][:60], "")]
     rate = f"{row['rate']:.0f}" if "bytes" not in row else f"{row['bytes']:.0f} bytes"
     ratio = ""
     if found := row.get("ratio"):
         ratio = f"{found['median']:.3f} ({found['min']:.2f}..{found['max']:.2f})"
+    by_cpu = f"{row['cpu_ratio']['median']:.3f}" if "cpu_ratio" in row else ""
     cpu = ""
     if "client_cpu_us" in row:
         cpu = f"{row['client_cpu_us']:.1f}+{row.get('server_cpu_us', 0):.1f}"
-    first = (row["case"], rate, ratio, _number(row, "p50_us"), _number(row, "p99_us"), cpu, *bars[0])
-    return [first, *(("", "", "", "", "", "", *bar) for bar in bars[1:])]
+    first = (row["case"], rate, ratio, by_cpu, _number(row, "p50_us"), _number(row, "p99_us"), cpu, *bars[0])
+    return [first, *(("", "", "", "", "", "", "", *bar) for bar in bars[1:])]
 
 
 def _number(row: dict[str, Any], measure: str) -> str:

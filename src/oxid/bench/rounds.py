@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ from oxid.errors import OxidError
 
 START_S: Final = 30.0
 """A child that has not said its word after this long never will."""
+HOLD_S: Final = 120.0
+"""To bind the connections of one client process."""
 SPARE_DESCRIPTORS: Final = 200
 HOLDER_CONNECTIONS: Final = 5000
 """Connections of one client process of a memory case."""
@@ -61,9 +64,12 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def hear(self) -> dict[str, Any]:
-        """The next line it prints. Raises BenchFailed where it ended instead."""
-        assert self._process.stdout is not None and self._process.stderr is not None
+    def hear(self, within: float = START_S) -> dict[str, Any]:
+        """The next line it prints. Raises BenchFailed where it ended instead, or took too long."""
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        if not select.select([self._process.stdout], [], [], within)[0]:
+            raise BenchFailed(f"a process said nothing for {within:g} s")
         line = self._process.stdout.readline()
         if not line:
             reasons = self._process.stderr.read().strip().splitlines()
@@ -128,7 +134,7 @@ def run_case(case: Case, seconds: float, connections: int, say: Say) -> dict[str
     with server_of(case, core=core) as (server, port):
         before = processor_seconds(server)
         with Child(client_part(case, port, seconds, core)) as client:
-            report = client.hear()
+            report = client.hear(START_S + seconds)
         if server is not None:
             report["server_cpu_us"] = (processor_seconds(server) - before) / report["calls"] * 1e6
         return report
@@ -138,8 +144,11 @@ def processor_seconds(child: Child | None) -> float:
     """Processor time of a process so far."""
     if child is None:
         return 0.0
-    fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    process = Path(f"/proc/{child.pid}")
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    ticks = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    running = sum(int(task.read_text().split()[0]) for task in process.glob("task/*/schedstat")) / 1e9
+    return max(ticks, running)  # the finer figure forgets threads that ended
 
 
 def hold_connections(case: Case, connections: int, say: Say) -> dict[str, Any]:
@@ -159,7 +168,7 @@ def hold_connections(case: Case, connections: int, say: Say) -> dict[str, Any]:
         while bound < connections:
             part = client_part(case, port, 0, None, connections=min(HOLDER_CONNECTIONS, connections - bound))
             holder = stack.enter_context(Child(part))
-            bound += holder.hear()["bound"]
+            bound += holder.hear(HOLD_S)["bound"]
             say(f"{case.name}: {bound} of {connections} connections")
         elapsed = time.monotonic() - began
         grown = resident_bytes(server) - before
@@ -206,7 +215,7 @@ def profile_case(case: Case, seconds: float) -> dict[str, str]:
     texts: dict[str, str] = {}
     with server_of(case, core=core, profile=True) as (server, port):
         with Child({**client_part(case, port, seconds, core), "profile": True}) as client:
-            texts["client"] = client.hear()["profile"]
+            texts["client"] = client.hear(START_S + seconds)["profile"]
         if server is not None:
             server.let_go()
             texts["server"] = server.hear()["profile"]

@@ -10,11 +10,10 @@ from uuid import UUID
 from oxid.com.connections import Lease
 from oxid.com.orpc import COM_VERSION
 from oxid.com.proxy import Causality, proxy_class
-from oxid.com.references import ExporterAddress, RemoteExporter, RemotePointer
+from oxid.com.references import ExporterAddress, RemoteExporter, RemotePointer, tcp_addresses
 from oxid.errors import OxidError, ServerUnavailable, StatusError, TransportError
 from oxid.interfaces.remote_unknown import IRemUnknown, RemInterfaceRef, RemQiResult
 from oxid.values import status as s
-from oxid.values.bindings import NCACN_IP_TCP
 from oxid.values.status import HResult
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("oxid.com.channel")
 
-_GONE = frozenset((s.RPC_E_DISCONNECTED, s.RPC_E_INVALID_OBJECT, s.CO_E_OBJNOTREG, s.RPC_E_INVALID_IPID))
+_GONE = frozenset((s.RPC_E_DISCONNECTED, s.RPC_E_INVALID_OBJECT, s.CO_E_OBJNOTREG))
 _REFS_TO_ASK = 5
 _RELEASES_PER_CALL = 1000
 
@@ -70,7 +69,7 @@ class Channel:
             try:
                 await self._lease.take(self.machine.connections.use(host, port, blanket))
                 return
-            except (TransportError, ServerUnavailable, OSError, TimeoutError) as error:
+            except (TransportError, ServerUnavailable, OSError, TimeoutError, UnicodeError) as error:
                 failures.append(f"{host}:{port}: {error or type(error).__name__}")
         raise ServerUnavailable(
             HResult(0x8007_0000 | s.RPC_S_SERVER_UNAVAILABLE),
@@ -79,10 +78,7 @@ class Channel:
 
     def _candidates(self, address: ExporterAddress) -> list[tuple[str, int]]:
         """Hosts and ports to try: the host that was connected to first, since it is known to be reachable."""
-        found: list[tuple[str, int]] = []
-        for binding in address.bindings.strings:
-            if binding.tower_id == NCACN_IP_TCP and binding.endpoint.isdigit():
-                found.append((binding.host, int(binding.endpoint)))
+        found = [(host, port) for host, port in tcp_addresses(address.bindings) if port is not None]
         ports = list(dict.fromkeys(port for _, port in found))
         first = [(self.machine.host, port) for port in ports] if self.machine.host else []
         return list(dict.fromkeys([*(c for c in found if c in first), *found, *first]))
@@ -97,24 +93,61 @@ class Channel:
         return cast("IRemUnknown", self._remote_unknown)
 
     async def query(self, pointer: RemotePointer, iid: UUID, refs: int = _REFS_TO_ASK) -> RemQiResult:
-        """RemQueryInterface for one interface. Raises StatusError."""
-        await self.connection()
-        results = await self.remote_unknown().rem_query_interface(UUID(bytes_le=pointer.ipid), refs, [iid])
-        if not results:
-            raise self.machine.error(s.E_UNEXPECTED, "RemQueryInterface answered with nothing")
-        return results[0]
+        """RemQueryInterface for one interface. Raises StatusError.
+
+        Where the caller is cancelled, the references that may still come are given back in the background.
+        """
+
+        async def ask() -> RemQiResult:
+            await self.connection()
+            results = await self.remote_unknown().rem_query_interface(
+                UUID(bytes_le=pointer.ipid), refs, [iid]
+            )
+            if len(results) != 1:
+                raise self.machine.error(s.E_UNEXPECTED, f"RemQueryInterface gave {len(results)} results for 1")
+            return results[0]
+
+        def give_back(result: RemQiResult) -> None:
+            if result.hresult < 0x8000_0000:
+                self._owe(result.std.ipid.bytes_le, result.std.public_refs)
+
+        return await self.machine.to_the_end(ask(), give_back)
 
     async def add_refs(self, pointer: RemotePointer, refs: int = _REFS_TO_ASK) -> None:
         """Ask for more references to a pointer. Raises StatusError where the object is gone."""
-        await self.connection()
-        wanted = [RemInterfaceRef(UUID(bytes_le=pointer.ipid), refs, 0)]
-        (code,) = await self.remote_unknown().rem_add_ref(wanted)
-        if code >= 0x8000_0000:
-            raise self.machine.error(code, "RemAddRef")
-        pointer.refs += refs
+
+        async def ask() -> None:
+            await self.connection()
+            wanted = [RemInterfaceRef(UUID(bytes_le=pointer.ipid), refs, 0)]
+            codes = await self.remote_unknown().rem_add_ref(wanted)
+            if len(codes) != 1:
+                raise self.machine.error(s.E_UNEXPECTED, f"RemAddRef gave {len(codes)} results for 1")
+            if codes[0] >= 0x8000_0000:
+                raise self.machine.error(codes[0], "RemAddRef")
+            if pointer.uses:
+                pointer.refs += refs
+            else:
+                self._owe(pointer.ipid, refs)  # released by others meanwhile
+
+        await self.machine.to_the_end(ask(), lambda _nothing: None)
+
+    def _owe(self, ipid: bytes, refs: int) -> None:
+        """References came for which there is no use any more."""
+        if refs:
+            self.exporter.unreleased.append((ipid, refs))
+            self.release_later()
 
     async def send_releases(self) -> None:
-        """Give back what is unreleased, in as few calls as possible. Never raises an OxidError."""
+        """Give back what is unreleased, in as few calls as possible. Never raises an OxidError.
+
+        Where the caller is cancelled it goes on in the background: a release is told once, and whole.
+        """
+        if self.exporter.unreleased:
+            await asyncio.shield(self.machine.spawn(self._send_releases(), farewell=True))
+        else:
+            await self._rest_if_idle()
+
+    async def _send_releases(self) -> None:
         owed = self.exporter.take_unreleased()
         try:
             while owed:
@@ -123,9 +156,12 @@ class Channel:
                 async with asyncio.timeout(self.machine.options.release_timeout):
                     await self.connection()
                     await self.remote_unknown().rem_release(released)
-        except (OxidError, OSError, TimeoutError) as error:
+        except (OxidError, OSError, TimeoutError, UnicodeError) as error:
             # The ping set no longer names these objects: the server's own time-out is the backstop.
             log.debug("exporter %016x was not told of a release: %s", self.exporter.oxid, error)
+        await self._rest_if_idle()
+
+    async def _rest_if_idle(self) -> None:
         if self.exporter.idle:
             await self._lease.give_back()
             self.machine.channel_idle(self)
@@ -136,13 +172,19 @@ class Channel:
 
     def _drop(self, pointer: RemotePointer) -> None:
         self.exporter.let_go(pointer)
+        self.release_later()
+
+    def release_later(self) -> None:
+        """Give back in the background what is unreleased."""
         if self.exporter.unreleased:
-            self.machine.spawn(self.send_releases())
+            self.machine.spawn(self._send_releases(), farewell=True)
 
     def call_failed(self, pointer: RemotePointer, error: StatusError) -> None:
         """A call met a fault: an object that is gone is not pinged any more."""
         if error.status.code in _GONE:
-            self.machine.object_gone(pointer.object)
+            pointer.gone = True
+            if pointer.object.gone:
+                self.machine.object_gone(pointer.object)
 
 
 def _request_head(version: tuple[int, int]) -> bytes:

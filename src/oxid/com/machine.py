@@ -29,18 +29,19 @@ from oxid.com.client_marshaller import ClientMarshaller
 from oxid.com.connections import Connections
 from oxid.com.endpoints import map_endpoint
 from oxid.com.objref import ExtendedObjRef, HandlerObjRef, StandardObjRef, StdObjRef, decode_objref
-from oxid.com.options import UNAUTHENTICATED, Blanket, ClientOptions
+from oxid.com.options import RESOLVER_PORT, UNAUTHENTICATED, Blanket, ClientOptions
 from oxid.com.orpc import COM_VERSION, ComVersion, negotiate
 from oxid.com.ping_agent import PingAgent
 from oxid.com.pinging import PingTarget, agent_of_this_process
 from oxid.com.proxy import Causality, Proxy, proxy_class
-from oxid.com.references import ExporterAddress, RemoteExporter, RemoteObject
+from oxid.com.references import ExporterAddress, RemoteExporter, RemoteObject, tcp_addresses
 from oxid.errors import (
     LocalProtocolError,
     NoSuchInterface,
     NotImplementedByPeer,
     NotSupported,
     Origin,
+    OxidError,
     RemoteProtocolError,
     StatusError,
     TransportError,
@@ -69,6 +70,7 @@ log = logging.getLogger("oxid.com.machine")
 
 INTEGRITY = 5
 _IMPERSONATE = 3
+_CHANNELS_KEPT = 64
 
 
 class Pending(Generic[I]):
@@ -94,9 +96,16 @@ class Machine:
     """A connection to one machine's DCOM services. Made by `connect`."""
 
     def __init__(
-        self, host: str, blanket: Blanket, options: ClientOptions, world: World, exporter: Any
+        self,
+        host: str,
+        blanket: Blanket,
+        options: ClientOptions,
+        world: World,
+        exporter: Any,
+        agent: PingAgent | None = None,
     ) -> None:
-        """`exporter` is the process's own object exporter, where it has one: see `oxid.host`."""
+        """`exporter` is the process's own object exporter, where it has one: see `oxid.host`; `agent` pings for
+        what this machine holds."""
         self.host = host
         self.options = options
         self.world = world
@@ -110,9 +119,11 @@ class Machine:
         self._causality = Causality(world.entropy)
         self._channels: dict[int, Channel] = {}
         self._bindings: DualStringArray = EMPTY_BINDINGS
-        self._agent: PingAgent | None = None
+        self._agent = agent
         self._targets: set[PingTarget] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._farewells: set[asyncio.Task[Any]] = set()
+        """Releases under way: the end of the machine waits for these, while it cancels the other tasks."""
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._old_activation = False
@@ -126,7 +137,7 @@ class Machine:
         """
 
         async def make() -> I:
-            out = await self.activate_raw(UUID(str(clsid)), [spec_of(interface).uuid])
+            out = await self._activate(UUID(str(clsid)), [spec_of(interface).uuid], class_object=False)
             return cast("I", await self._proxy_of(out, interface))
 
         return Pending(make)
@@ -135,7 +146,7 @@ class Machine:
         """The class object of a class, IClassFactory unless asked otherwise. Raises as `activate`."""
 
         async def make() -> I:
-            out = await self.activate_raw(UUID(str(clsid)), [spec_of(interface).uuid], class_object=True)
+            out = await self._activate(UUID(str(clsid)), [spec_of(interface).uuid], class_object=True)
             return cast("I", await self._proxy_of(out, interface))
 
         return Pending(make)
@@ -150,8 +161,15 @@ class Machine:
     async def activate_raw(
         self, clsid: UUID, iids: Sequence[UUID], *, class_object: bool = False
     ) -> ActivationOut:
-        """Activate, and return the reply with its OBJREFs: the caller owns the references in them."""
+        """Activate, and return the reply with its OBJREFs: the caller owns the references in them.
+
+        Where the caller is cancelled, an object that is made nevertheless is released in the background.
+        """
         self._check_open()
+        work = self._activate(clsid, iids, class_object=class_object)
+        return await self.to_the_end(work, self._discard)
+
+    async def _activate(self, clsid: UUID, iids: Sequence[UUID], *, class_object: bool) -> ActivationOut:
         blanket = self.call_blanket(INTEGRITY)
         async with self.connections.use(self.host, self._port, blanket) as connection:
             if not self._old_activation:
@@ -213,8 +231,21 @@ class Machine:
             ExporterAddress(out.bindings, out.ipid_rem_unknown.bytes_le, out.authn_hint, version)
         )
 
+    def _discard(self, out: ActivationOut) -> None:
+        """Release everything of an activation that nobody waits for any more."""
+        self.use_exporter(out)
+        for result in out.interfaces:
+            if result.objref is not None:
+                try:
+                    self.abandon([self.proxy(result.objref, None)])
+                except OxidError as error:
+                    log.debug("an unused reference of %s cannot be released: %s", self, error)
+
     async def _proxy_of(self, out: ActivationOut, interface: type[Any]) -> Proxy:
         self.use_exporter(out)
+        if len(out.interfaces) != 1:
+            self._discard(out)
+            raise RemoteProtocolError(f"the activation of 1 interface answered {len(out.interfaces)}")
         result = out.interfaces[0]
         if result.failed or result.objref is None:
             raise self.error(result.hresult or s.E_NOINTERFACE, spec_of(interface).name)
@@ -250,7 +281,7 @@ class Machine:
 
     async def resolve_exporter(self, exporter: RemoteExporter) -> ExporterAddress:
         """Resolve through the resolvers that the exporter's own references name, or ours."""
-        places: list[tuple[str, int]] = []
+        places = resolver_addresses(exporter.resolver)
         for remote in exporter.objects.values():
             places += resolver_addresses(remote.resolver)
         places += self._own_place()
@@ -258,7 +289,7 @@ class Machine:
         for host, port in dict.fromkeys(places):
             try:
                 return await self._resolve_at(host, port, exporter.oxid)
-            except (TransportError, TimeoutError, OSError, StatusError) as error:
+            except (TransportError, TimeoutError, OSError, StatusError, UnicodeError) as error:
                 failure = error
         raise failure or self.error(s.RPC_E_INVALID_OBJREF, f"no resolver is named for {exporter!r}")
 
@@ -320,6 +351,7 @@ class Machine:
 
     def proxy(self, objref: bytes, declared: type[Any] | None) -> Proxy:
         """A proxy for a reference; `adopt` must follow before it is used. Raises RPC_E_INVALID_OBJREF."""
+        self._check_open()
         reference = decode_objref(objref)
         if not isinstance(reference, StandardObjRef | HandlerObjRef | ExtendedObjRef):
             raise NotSupported(f"custom marshalling of class {reference.clsid} is not known here")
@@ -369,22 +401,25 @@ class Machine:
         pointer = target._pointer
         if pointer is None or target._released:
             raise LocalProtocolError(f"{target!r} cannot be passed on: it is released")
-        # A reference without counts is legal: its receiver asks the exporter for some before it calls.
-        given = 1 if pointer.refs > 1 else 0
+        # A reference without counts is legal: its receiver asks the exporter for some before it calls. But one
+        # that we are about to release would be gone by then: it is handed over as it is.
+        handed_over = pointer.uses == 1 and not target._kept
+        given = min(pointer.refs, 1) if handed_over or pointer.refs > 1 else 0
         pointer.refs -= given
         return pointer.objref(given)
 
     async def dismiss(self, proxies: Sequence[Any]) -> None:
-        """Release the proxies that came with a call which is over, save those it kept."""
-        for proxy in proxies:
-            if not proxy._kept:
-                await proxy.release()
+        """Release the proxies that came with a call which is over, save those it kept.
+
+        In the background: the call's own answer does not wait for other servers.
+        """
+        self.abandon([proxy for proxy in proxies if not proxy._kept and not proxy._released])
 
     def abandon(self, proxies: Sequence[Any]) -> None:
         """Let go proxies that nobody will use, and tell their servers in the background."""
         for proxy in proxies:
             proxy._let_go()
-            self.spawn(proxy._channel.send_releases())
+            proxy._channel.release_later()
 
     def _channel(self, oxid: int) -> Channel:
         channel = self._channels.get(oxid)
@@ -395,8 +430,9 @@ class Machine:
 
     def channel_idle(self, channel: Channel) -> None:
         """Forget an exporter in which nothing is held any more, once there are many of them."""
-        if len(self._channels) > 64:
-            self._channels.pop(channel.exporter.oxid, None)
+        oxid = channel.exporter.oxid
+        if len(self._channels) > _CHANNELS_KEPT and self._channels.get(oxid) is channel:
+            del self._channels[oxid]
 
     # -- keeping alive -------------------------------------------------------------------------------------
 
@@ -437,15 +473,39 @@ class Machine:
         if not self._closed and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def spawn(self, work: Awaitable[Any]) -> None:
-        """Start work that ends with the machine at the latest."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
+    def spawn(self, work: Coroutine[Any, Any, T], *, farewell: bool = False) -> asyncio.Task[T]:
+        """Start work that ends with the machine at the latest: cancelled, or awaited where it is a farewell."""
+        task = asyncio.create_task(work)
+        (self._farewells if farewell else self._tasks).add(task)
         self.world.ledger.task.enter()
         task.add_done_callback(self._task_ended)
+        return task
+
+    async def to_the_end(self, work: Coroutine[Any, Any, T], give_back: Callable[[T], None]) -> T:
+        """Await work that brings references. Where the caller is cancelled it goes on, and `give_back` gets what
+        came of it: a reply that nobody reads would be references that nobody releases."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        self.world.ledger.task.enter()
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda late: self._came_late(late, give_back))
+            raise
+        finally:
+            task.add_done_callback(self._asked)
+
+    def _asked(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self.world.ledger.task.leave()
+
+    def _came_late(self, task: asyncio.Task[T], give_back: Callable[[T], None]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            give_back(task.result())
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        self._farewells.discard(task)
         self.world.ledger.task.leave()
         if not task.cancelled() and task.exception() is not None:
             log.error("background work of %s failed", self, exc_info=task.exception())
@@ -474,13 +534,15 @@ class Machine:
                     pointer.uses = 1
                     channel.exporter.let_go(pointer)
         self._closed = True
+        for channel in channels:
+            channel.release_later()
         try:
-            owed = [channel.send_releases() for channel in channels if channel.exporter.unreleased]
+            owed: list[Awaitable[Any]] = list(self._farewells)
             if self._agent is not None:
                 owed += [self._agent.say_goodbye(t, self.options.release_timeout) for t in self._targets]
             await asyncio.gather(*owed)
         finally:
-            tasks = list(self._tasks)
+            tasks = [*self._tasks, *self._farewells]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -509,23 +571,15 @@ async def connect(
     """
     options = options or ClientOptions.from_environment()
     world = world or World.real()
-    machine = Machine(host, Blanket.of(credentials, options), options, world, exporter)
-    try:
-        async with agent_of_this_process(world, options) as agent:
-            machine._agent = agent
-            try:
-                await machine._start(probe=probe)
-                yield machine
-            finally:
-                await machine._aclose()
-    finally:
-        machine._closed = True
+    async with agent_of_this_process(world, options) as agent:
+        machine = Machine(host, Blanket.of(credentials, options), options, world, exporter, agent)
+        try:
+            await machine._start(probe=probe)
+            yield machine
+        finally:
+            await machine._aclose()
 
 
 def resolver_addresses(bindings: DualStringArray) -> list[tuple[str, int]]:
     """Where the resolver of these bindings listens: on 135 unless a binding says otherwise."""
-    return [
-        (b.host, int(b.endpoint) if b.endpoint.isdigit() else 135)
-        for b in bindings.strings
-        if b.tower_id == NCACN_IP_TCP
-    ]
+    return [(host, RESOLVER_PORT if port is None else port) for host, port in tcp_addresses(bindings)]

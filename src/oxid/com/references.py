@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from oxid.com.objref import StandardObjRef, StdObjRef
-from oxid.values.bindings import DualStringArray
+from oxid.values.bindings import EMPTY_BINDINGS, NCACN_IP_TCP, DualStringArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class ExporterAddress:
 class RemotePointer:
     """One IPID: the references we own and how many proxies use it."""
 
-    __slots__ = ("iid", "ipid", "object", "refs", "uses")
+    __slots__ = ("gone", "iid", "ipid", "object", "refs", "uses")
 
     def __init__(self, remote: RemoteObject, iid: UUID, ipid: bytes) -> None:
         self.object = remote
@@ -37,6 +37,8 @@ class RemotePointer:
         self.ipid = ipid
         self.refs = 0
         self.uses = 0
+        self.gone = False
+        """A call found that the exporter does not know it any more."""
 
     def objref(self, refs: int) -> bytes:
         """A reference to pass on, carrying `refs` of ours; the caller has taken them off."""
@@ -60,13 +62,18 @@ class RemoteObject:
 
     def pointer_for(self, iid: UUID) -> RemotePointer | None:
         """A pointer held already for an interface: no second RemQueryInterface is needed."""
-        return next((pointer for pointer in self.pointers.values() if pointer.iid == iid), None)
+        return next((p for p in self.pointers.values() if p.iid == iid and not p.gone), None)
+
+    @property
+    def gone(self) -> bool:
+        """Whether calls found every interface pointer of it gone; one that is left keeps the object alive."""
+        return all(pointer.gone for pointer in self.pointers.values())
 
 
 class RemoteExporter:
     """One OXID, and everything we hold in it."""
 
-    __slots__ = ("address", "objects", "on_first", "on_last", "oxid", "unreleased")
+    __slots__ = ("address", "objects", "on_first", "on_last", "oxid", "resolver", "unreleased")
 
     def __init__(
         self,
@@ -77,6 +84,8 @@ class RemoteExporter:
         """`on_first` hears of an object that must be kept alive, `on_last` of one that is let go."""
         self.oxid = oxid
         self.address: ExporterAddress | None = None
+        self.resolver = EMPTY_BINDINGS
+        """Of the last reference that named one: what is released unused has to be told to its exporter, too."""
         self.objects: dict[int, RemoteObject] = {}
         self.on_first = on_first
         self.on_last = on_last
@@ -85,6 +94,8 @@ class RemoteExporter:
 
     def take(self, reference: StdObjRef, iid: UUID, resolver: DualStringArray) -> RemotePointer:
         """Take in a reference that was handed to us, with the references it carries, for one more proxy."""
+        if resolver.strings:
+            self.resolver = resolver
         remote = self.objects.get(reference.oid)
         if remote is None:
             remote = RemoteObject(self, reference.oid, reference.noping, resolver)
@@ -96,10 +107,13 @@ class RemoteExporter:
             pointer = remote.pointers[ipid] = RemotePointer(remote, iid, ipid)
         pointer.refs += reference.public_refs
         pointer.uses += 1
+        pointer.gone = False
         return pointer
 
     def let_go(self, pointer: RemotePointer) -> None:
         """One proxy less; the last one puts the pointer's references among the unreleased."""
+        if not pointer.uses:
+            return  # the machine ended before the proxy did
         pointer.uses -= 1
         if pointer.uses:
             return
@@ -123,3 +137,24 @@ class RemoteExporter:
 
     def __repr__(self) -> str:
         return f"<RemoteExporter {self.oxid:016x} {len(self.objects)} objects>"
+
+
+def tcp_addresses(bindings: DualStringArray) -> list[tuple[str, int | None]]:
+    """Host and port of each TCP binding; None where it names no port. What cannot be an address is left out."""
+    found: list[tuple[str, int | None]] = []
+    for binding in bindings.strings:
+        if binding.tower_id != NCACN_IP_TCP or not binding.host:
+            continue
+        if not binding.endpoint:
+            found.append((binding.host, None))
+        elif (port := tcp_port(binding.endpoint)) is not None:
+            found.append((binding.host, port))
+    return found
+
+
+def tcp_port(endpoint: str) -> int | None:
+    """The port that an endpoint of a binding means; None for what is none."""
+    if not (endpoint.isascii() and endpoint.isdigit() and len(endpoint) <= 5):
+        return None
+    port = int(endpoint)
+    return port if 0 < port <= 0xFFFF else None

@@ -30,6 +30,7 @@ from oxid.rpc.limits import Limits
 from oxid.rpc.pdu import (
     LITTLE_ENDIAN,
     MAX_CALL_ID,
+    MAX_HINT,
     REQUEST,
     WORD_MIDDLE_RESPONSE,
     WORD_OBJECT_REQUEST,
@@ -95,6 +96,7 @@ class ClientConnection(PduStream):
         "_sole",
         "calls",
         "concurrent",
+        "either_order",
         "features",
         "group_id",
         "header_signing",
@@ -130,6 +132,8 @@ class ClientConnection(PduStream):
         self._max_send = limits.max_fragment
         self._pairs: dict[int, _Pair] = {}
         self._partials: dict[int, Partial] | None = None
+        self.either_order: set[int] = set()
+        """Presentation contexts whose users take a BigEndianStub where the server is big-endian."""
         self._plain = True
         self._sole: SecurityEntry | None = None
 
@@ -368,12 +372,13 @@ class ClientConnection(PduStream):
             return  # what was completed ended the connection
         calls = self.calls
         while size - at >= 24:
-            word, drep, length, auth, call_id, _, _, _ = _unpack(data, at)
+            word, drep, length, auth, call_id, hint, _, _ = _unpack(data, at)
             end = at + length
             if (
                 word == WORD_RESPONSE
                 and drep == 0x10
                 and not auth
+                and hint <= MAX_HINT
                 and end <= size
                 and length >= 24
                 and self._plain
@@ -391,6 +396,7 @@ class ClientConnection(PduStream):
                 and drep == 0x10
                 and end <= size
                 and call_id in calls
+                and hint <= MAX_HINT
                 and self._protected_reply(data, at, end, auth, call_id)
             ):
                 at = end
@@ -401,6 +407,7 @@ class ClientConnection(PduStream):
                     partial is not None
                     and drep == 0x10
                     and not auth
+                    and hint <= MAX_HINT
                     and length >= 24
                     and self._plain
                     and partial.size + length <= self.limits.max_response

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SUPPORTED_FEATURES = FEATURE_MULTIPLE_SECURITY | FEATURE_KEEP_ON_ORPHAN | FEATURE_LARGE_FRAGMENTS
 SMALLEST_FRAGMENT = 2048
+STATUS_INVALID_PARAMETER = 0xC000_000D
 
 
 def on_bind(connection: ServerConnection, pdu: bytes, header: Header) -> None:
@@ -38,6 +39,8 @@ def on_bind(connection: ServerConnection, pdu: bytes, header: Header) -> None:
     if alter == (connection.association is None):
         raise BadProposal("alter_context before bind" if alter else "second bind on a connection", 0)
     trailer = p.parse_trailer(pdu, header, p.HEADER_SIZE, aligned=False)
+    if trailer is not None and trailer.at % 4:
+        raise BadProposal(f"sec_trailer at {trailer.at}, wanted a multiple of 4", 0)
     bind = p.parse_bind(pdu, header, len(pdu) if trailer is None else trailer.at)
     negotiation = negotiate(
         bind.elements,
@@ -63,7 +66,7 @@ def on_bind(connection: ServerConnection, pdu: bytes, header: Header) -> None:
 
 def on_auth3(connection: ServerConnection, pdu: bytes, header: Header) -> None:
     """Take the last token of a handshake with an odd number of legs; nothing is answered."""
-    trailer = p.parse_trailer(pdu, header, p.HEADER_SIZE, aligned=False)
+    trailer = p.parse_trailer(pdu, header, p.HEADER_SIZE)
     if trailer is None or connection.association is None:
         raise RemoteProtocolError("auth3 without a token")
     entry = connection._auths.get(trailer.context_id) if connection._auths else None
@@ -147,9 +150,8 @@ def _step(
     """Turn the handshake by one token; a provider that blocks turns in a thread while the input waits."""
     limits = connection.core.limits
     if len(token) > (limits.max_ntlm_token if entry.auth_type == AUTH_NTLM else limits.max_token):
-        _stepped(
-            connection, entry, header, negotiation, None, AuthenticationError(f"token of {len(token)} bytes")
-        )
+        error = AuthenticationError(f"token of {len(token)} bytes", NtStatus(STATUS_INVALID_PARAMETER))
+        _stepped(connection, entry, header, negotiation, None, error)
         return
     context = entry.context
     if header.flags & p.SUPPORT_HEADER_SIGN and negotiation is not None:
@@ -171,8 +173,8 @@ def _step(
         return
     try:
         reply = context.step(token)
-    except AuthenticationError as error:
-        _stepped(connection, entry, header, negotiation, None, error)
+    except AuthenticationError as refused:
+        _stepped(connection, entry, header, negotiation, None, refused)
         return
     _stepped(connection, entry, header, negotiation, reply, None)
 
@@ -213,7 +215,7 @@ def _stepped(
         log.info(
             "%s authenticated as %s, level %d",
             address_text(connection.peer),
-            entry.context.principal,
+            entry.context.principal or "anonymous",
             entry.level,
         )
     if negotiation is not None:

@@ -57,6 +57,8 @@ TRAILER_SIZE: Final = 8
 LITTLE_ENDIAN: Final = 0x10
 """The data representation word of what we send: little-endian, ASCII, IEEE."""
 MAX_CALL_ID: Final = 0x7FFF_FFFF
+MAX_HINT: Final = 0x7FFF_FFFF
+"""The largest alloc_hint a response may have. [MS-RPCE] 3.3.2.5"""
 
 # The first word of a PDU, little-endian: version 5.0, packet type, flags.
 VERSION: Final = 0x0005

@@ -166,6 +166,13 @@ Contexts: TypeAlias = Mapping[int, PresentationContext]
 NO_CONTEXTS: Final[Contexts] = {}
 
 
+SHARED_CONTEXTS: Final = 16
+"""Contexts in a table that is kept to be shared; a client that has more is one of a kind."""
+SHARED_TABLES: Final = 1024
+"""Tables kept to be shared, the oldest given up first: clients with ids of their own making must not fill memory,
+nor keep others from sharing."""
+
+
 class InterfaceRegistry:
     """The interfaces of one server, by UUID and major version."""
 
@@ -201,12 +208,14 @@ class InterfaceRegistry:
 
     def table(self, contexts: Contexts) -> Contexts:
         """The one shared table equal to `contexts`."""
+        if len(contexts) > SHARED_CONTEXTS:
+            return contexts
         key = tuple((id_, c.registration, c.transfer) for id_, c in contexts.items())
         shared = self._tables.get(key)
         if shared is None:
-            shared = contexts
-            if len(self._tables) < 1024:  # clients with ids of their own making share nothing
-                self._tables[key] = shared
+            if len(self._tables) >= SHARED_TABLES:
+                del self._tables[next(iter(self._tables))]
+            shared = self._tables[key] = contexts
         return shared
 
     def __repr__(self) -> str:

@@ -24,6 +24,10 @@ class Answer(NamedTuple):
     token: bytes | None
 
 
+class BigEndianStub(bytes):
+    """The stub of a reply that a big-endian server marshalled: NDR 2.0, the other way round."""
+
+
 def on_bind_ack(connection: ClientConnection, pdu: bytes, header: Header) -> None:
     if connection._answer is None:
         raise RemoteProtocolError("bind answer without a bind")
@@ -38,7 +42,7 @@ def on_bind_ack(connection: ClientConnection, pdu: bytes, header: Header) -> Non
 def on_response(connection: ClientConnection, pdu: bytes, header: Header) -> None:
     call_id = header.call_id
     hint, context_id, _ = p.parse_call(pdu, header)
-    if hint > 0x7FFF_FFFF:
+    if hint > p.MAX_HINT:
         raise RemoteProtocolError(f"alloc_hint {hint} in a response")
     body = opened(connection, pdu, header)
     waiter = connection.calls.get(call_id)
@@ -46,15 +50,15 @@ def on_response(connection: ClientConnection, pdu: bytes, header: Header) -> Non
         if connection.features & FEATURE_KEEP_ON_ORPHAN and call_id <= connection._call_id:
             return  # an orphan's answer crossed our ORPHANED
         raise RemoteProtocolError(f"response to call {call_id}, which nobody made")
-    if header.big:
-        raise RemoteProtocolError("response in big-endian, which the context did not negotiate")
+    if header.big and context_id not in connection.either_order:
+        raise RemoteProtocolError("response in big-endian, which nobody reads in this context")
     partials = connection._partials
     partial = partials.get(call_id) if partials else None
     if header.flags & p.FIRST:
         if partial is not None:
             raise RemoteProtocolError(f"response to call {call_id} begins twice")
         if header.flags & p.LAST:
-            connection.reply(call_id, body)
+            connection.reply(call_id, BigEndianStub(body) if header.big else body)
             return
         partial = Partial(call_id, None, context_id, None, connection._entry, header.big)
         if partials is None:
@@ -62,11 +66,14 @@ def on_response(connection: ClientConnection, pdu: bytes, header: Header) -> Non
         partials[call_id] = partial
     elif partial is None:
         raise RemoteProtocolError(f"response to call {call_id} without its first fragment")
+    elif partial.big != header.big:
+        raise RemoteProtocolError(f"byte order changes within the response to call {call_id}")
     partial.add(body, max_size=connection.limits.max_response, max_fragments=1 << 20)
     if header.flags & p.LAST:
         assert partials is not None
         del partials[call_id]
-        connection.reply(call_id, partial.join())
+        stub = partial.join()
+        connection.reply(call_id, BigEndianStub(stub) if header.big else stub)
 
 
 def opened(connection: ClientConnection, pdu: bytes, header: Header) -> bytes:

@@ -66,6 +66,8 @@ def on_request(connection: ServerConnection, pdu: bytes, header: Header) -> None
         message = "new request inside another" if first else "fragment of another request"
         if connection.concurrent and partial.call_id != header.call_id:
             raise Refused(message, s.NCA_S_PROTO_ERROR, header.call_id)
+        if partial.call_id == header.call_id:  # multi_auth_first1_firstSame2: its signature is judged first
+            _secured(connection, pdu, header, body_at, partial, context_id)
         raise Refused(message, s.NCA_S_PROTO_ERROR, partial.call_id, partial.context_id)
     if first:
         if header.flags & p.PENDING_CANCEL:
@@ -81,7 +83,10 @@ def on_request(connection: ServerConnection, pdu: bytes, header: Header) -> None
     elif partial is None:
         if 0 <= connection._last_call_id - header.call_id < 150:
             return  # the rest of a request that was answered with a fault already
-        if connection._auths and connection.concurrent:
+        if connection._auths and connection.concurrent:  # auth_MPX_middle_*
+            if context_id not in connection.contexts:
+                connection.send_fault(header.call_id, 0, s.NCA_S_UNK_IF, executed=False)
+                return
             _secured(connection, pdu, header, body_at, None, context_id)
         raise Refused(
             "request without its first fragment",
@@ -180,6 +185,11 @@ def _open(
             raise RemoteProtocolError("request without its protection", s.ERROR_ACCESS_DENIED)
         return entry, pdu[body_at:]
     entry = auths.get(trailer.context_id) if auths else None
+    if partial is not None:
+        # whatever a later trailer says, the first fragment's context must have signed it (multi_auth_first1_last*)
+        if partial.entry is None:
+            raise RemoteProtocolError("protection begins within a request", s.ERROR_ACCESS_DENIED)
+        return partial.entry, _verified(partial.entry, pdu, body_at, trailer)
     if entry is None:
         raise RemoteProtocolError(f"unknown security context {trailer.context_id}", s.ERROR_ACCESS_DENIED)
     if entry.failed:
@@ -189,10 +199,12 @@ def _open(
             f"request at level {trailer.level}, its security context has {entry.level}",
             s.ERROR_ACCESS_DENIED,
         )
-    if partial is not None and partial.entry is not entry:
-        raise RemoteProtocolError("protection begins within a request", s.ERROR_ACCESS_DENIED)
+    return entry, _verified(entry, pdu, body_at, trailer)
+
+
+def _verified(entry: SecurityEntry, pdu: bytes, body_at: int, trailer: p.Trailer) -> bytes:
     try:
-        return entry, unprotect(entry, pdu, body_at, trailer)
+        return unprotect(entry, pdu, body_at, trailer)
     except AuthenticationError as error:
         raise RemoteProtocolError(str(error), RPC_S_SEC_PKG_ERROR) from error
 

@@ -31,10 +31,11 @@ from oxid.interfaces.object_exporter import (
 from oxid.rpc.tower import Tower
 from oxid.rpcss.activator import Caller
 from oxid.rpcss.endpoint_mapper import EndpointMapper, Registration, Snapshot
+from oxid.rpcss.open_lookups import OpenLookups
 from oxid.rpcss.oxid_resolver import OxidEntry, OxidResolver
 from oxid.rpcss.ping_sets import PingCaller
 from oxid.values.bindings import DualStringArray
-from oxid.values.status import EPT_S_NOT_REGISTERED_DCE, OR_INVALID_OXID
+from oxid.values.status import EPT_S_NOT_REGISTERED_DCE, NCA_S_FAULT_CONTEXT_MISMATCH, OR_INVALID_OXID
 from oxid.world import Clock
 
 EPT_S_CANT_PERFORM_OP: Final = 0x6D8
@@ -97,8 +98,8 @@ class ObjectExporterService:
 class CallHandles(Protocol):
     """Context handles of the client whose call runs now; they end with its association."""
 
-    def open(self, value: Any) -> bytes:
-        """Keep `value` for the client and return the handle's 20 bytes."""
+    def open(self, value: Any, rundown: Callable[[Any], object] | None = None) -> bytes:
+        """Keep `value` for the client and return the handle's 20 bytes; `rundown(value)` when it goes away."""
         ...
 
     def find(self, handle: bytes) -> Any:
@@ -107,15 +108,25 @@ class CallHandles(Protocol):
 
     def close(self, handle: bytes) -> Any: ...
 
+    def closer(self, handle: bytes) -> Callable[[], object]:
+        """What closes the handle later, outside of any call."""
+        ...
+
 
 class EndpointMapService:
     """The endpoint mapper's interface: reads for anyone, changes for nobody. [MS-RPCE] 2.2.1.2"""
 
     def __init__(
-        self, mapper: EndpointMapper, handles: Callable[[], CallHandles], address: Callable[[], str]
+        self,
+        mapper: EndpointMapper,
+        handles: Callable[[], CallHandles],
+        address: Callable[[], str],
+        lookups: OpenLookups | None = None,
     ) -> None:
-        """`address`: the local IPv4 address that the running call came in on, which goes into the towers."""
+        """`address`: the local IPv4 address that the running call came in on, which goes into the towers.
+        `lookups`: forgets searches that are idle; None keeps them as long as their clients live."""
         self._mapper = mapper
+        self._lookups = lookups
         self._handles = handles
         self._address = address
 
@@ -168,7 +179,7 @@ class EndpointMapService:
     def lookup_handle_free(self, entry_handle: bytes) -> HandleFreeReply:
         if entry_handle != NULL_HANDLE:
             self._snapshot(entry_handle)
-            self._handles().close(entry_handle)
+            self._close(entry_handle)
         return HandleFreeReply(NULL_HANDLE, 0)
 
     def insert(self) -> NoReturn:
@@ -187,15 +198,30 @@ class EndpointMapService:
         found = self._handles().find(handle)
         if not isinstance(found, Snapshot):
             raise BadStubData("the handle is not of a look-up")
+        if self._lookups is not None and not self._lookups.used(handle):
+            raise fault(NCA_S_FAULT_CONTEXT_MISMATCH, "the look-up was idle for too long")
         return found
+
+    def _open(self, snapshot: Snapshot) -> bytes:
+        lookups, handles = self._lookups, self._handles()
+        if lookups is None:
+            return handles.open(snapshot)
+        handle = handles.open(snapshot, lambda _: lookups.ended(handle))
+        lookups.begun(handle, handles.closer(handle))
+        return handle
+
+    def _close(self, handle: bytes) -> None:
+        self._handles().close(handle)
+        if self._lookups is not None:
+            self._lookups.ended(handle)
 
     def _next_handle(self, snapshot: Snapshot, handle: bytes) -> bytes:
         """The handle for the next piece: NULL as soon as nothing is left."""
         if snapshot.exhausted:
             if handle != NULL_HANDLE:
-                self._handles().close(handle)
+                self._close(handle)
             return NULL_HANDLE
-        return self._handles().open(snapshot) if handle == NULL_HANDLE else handle
+        return self._open(snapshot) if handle == NULL_HANDLE else handle
 
 
 def _cannot() -> Exception:

@@ -203,6 +203,8 @@ class RpcConnection(ClientConnection):
     async def proxy(self, interface: type[T], *, syntaxes: tuple[Syntax, ...] = (Syntax.NDR20_LE,)) -> T:
         """A typed proxy of a plain RPC interface."""
         context_id = await self.context(interface, syntaxes=syntaxes)
+        if self._syntaxes[context_id] is Syntax.NDR20_LE:
+            self.either_order.add(context_id)
         made: T = proxy_class(interface, self._syntaxes[context_id])(self, context_id)
         return made
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from oxid.ndr.syntax import Syntax
 from oxid.rpc.interface import OperationSpec, spec_of
+from oxid.rpc.replies import BigEndianStub
 
 if TYPE_CHECKING:
     from oxid.runtime.client import RpcConnection
@@ -33,7 +34,7 @@ async def {name}(self{parameters}):
     except CancelledError:
         connection.forsake(waiter)
         raise
-    return decode(stub, 0, None)
+    return decode(stub, 0, None) if type(stub) is not BigEndianStub else decode_big(stub, 0, None)
 """
 
 
@@ -84,6 +85,8 @@ def _method(operation: OperationSpec, syntax: Syntax) -> Any:
     scope: dict[str, Any] = {
         "encode": codec.encode_request,
         "decode": codec.decode_reply,
+        "decode_big": lambda *stub: operation.codec(Syntax.NDR20_BE).decode_reply(*stub),
+        "BigEndianStub": BigEndianStub,
         "CancelledError": CancelledError,
         **defaults,
     }

@@ -32,7 +32,11 @@ CLSID_CALCULATOR = "B81BB948-688D-436A-9EBA-5F37813E2375"
 ICALCULATOR = "5859270E-BE58-4CA6-8157-B4CB6B24051B"
 IUNKNOWN = "00000000-0000-0000-C000-000000000046"
 ICLASS_FACTORY = "00000001-0000-0000-C000-000000000046"
-LEVELS = {"integrity": rpcrt.RPC_C_AUTHN_LEVEL_PKT_INTEGRITY, "privacy": rpcrt.RPC_C_AUTHN_LEVEL_PKT_PRIVACY}
+LEVELS = {
+    "none": rpcrt.RPC_C_AUTHN_LEVEL_NONE,
+    "integrity": rpcrt.RPC_C_AUTHN_LEVEL_PKT_INTEGRITY,
+    "privacy": rpcrt.RPC_C_AUTHN_LEVEL_PKT_PRIVACY,
+}
 
 # -- CONTRACT section 6 in impacket's words; request() looks the answers up by name in this module ------
 
@@ -407,7 +411,7 @@ def main() -> None:
     parser.add_argument("--target", default="127.0.0.1")
     parser.add_argument("--remote-host")
     parser.add_argument("--user", default="admin")
-    parser.add_argument("--password", required=True)
+    parser.add_argument("--password", default="")
     parser.add_argument("--domain", default="")
     parser.add_argument("--level", choices=LEVELS, default="privacy")
     parser.add_argument("--activation", choices=["scm", "classobj", "remact"], default="scm")

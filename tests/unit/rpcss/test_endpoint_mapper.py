@@ -16,6 +16,7 @@ from oxid.ndr import Syntax
 from oxid.rpc.interface import spec_of
 from oxid.rpc.tower import Floor, Tower
 from oxid.rpcss.endpoint_mapper import EndpointMapper, Inquiry, Registration, VersionOption
+from oxid.rpcss.open_lookups import OpenLookups
 from oxid.rpcss.service import NULL_HANDLE, EndpointMapService
 from oxid.values.status import RpcStatus
 
@@ -347,3 +348,49 @@ def test_impacket_asks_and_reads_a_map(service, mapper):
     assert (response["status"], response["num_towers"]) == (0, 1)
     tower = epm.EPMTower(b"".join(response["ITowers"][0]["Data"]["tower_octet_string"]))
     assert epm.PrintStringBinding(tower["Floors"]) == "ncacn_ip_tcp:10.0.0.1[49152]"
+
+
+class Clock:
+    def __init__(self):
+        self.time = 0.0
+
+    def now(self):
+        return self.time
+
+
+class ClosableHandles(Handles):
+    def __init__(self):
+        super().__init__()
+        self.rundowns = {}
+
+    def open(self, value, rundown=None):
+        handle = super().open(value)
+        self.rundowns[handle] = rundown
+        return handle
+
+    def closer(self, handle):
+        return lambda: self.close(handle)
+
+
+@pytest.mark.req("rpce§6.ept_lookup", "rpce§8.1", "rpce§8.endpoint-mapper-handles")
+def test_a_search_that_rests_for_five_minutes_is_forgotten(mapper):
+    for i in range(9):
+        mapper.register(tcp(endpoint=str(i + 1)), "a")
+    clock, handles = Clock(), ClosableHandles()
+    lookups = OpenLookups(clock)
+    service = EndpointMapService(mapper, lambda: handles, lambda: "10.0.0.1", lookups)
+    idle = service.lookup(0, None, None, 1, NULL_HANDLE, 2).entry_handle
+    busy = service.lookup(0, None, None, 1, NULL_HANDLE, 2).entry_handle
+    gone = service.lookup(0, None, None, 1, NULL_HANDLE, 2).entry_handle
+    clock.time = 299
+    assert len(service.lookup(0, None, None, 1, busy, 2).entries) == 2
+    handles.rundowns[gone](handles.close(gone))
+    assert len(lookups) == 2
+    clock.time = 300
+    service.lookup(0, None, None, 1, NULL_HANDLE, 9)
+    assert len(service.lookup(0, None, None, 1, busy, 2).entries) == 2
+    assert set(handles.values) == {busy}
+    with pytest.raises(BadStubData):
+        service.lookup(0, None, None, 1, idle, 2)
+    assert service.lookup_handle_free(busy) == (NULL_HANDLE, 0)
+    assert (len(lookups), handles.values) == (0, {})

@@ -52,6 +52,7 @@ class AcceptorHandshake:
     __slots__ = (
         "_accounts",
         "_allow_anonymous",
+        "_bare_messages",
         "_challenge",
         "_channel_bindings",
         "_limiter",
@@ -83,6 +84,7 @@ class AcceptorHandshake:
         self._channel_bindings = channel_bindings
         self._challenge: m.Challenge | None = None
         self._messages = b""
+        self._bare_messages = b""
 
     def step(self, token: bytes) -> tuple[bytes | None, Outcome | None]:
         if self._challenge is not None:
@@ -90,6 +92,7 @@ class AcceptorHandshake:
         self._challenge = challenge = self._choose(m.Negotiate.decode(token))
         reply = challenge.encode()
         self._messages = token + reply
+        self._bare_messages = m.without_padding(token, m.NEGOTIATE_FIELDS, 40) + reply
         return reply, None
 
     def _choose(self, offer: m.Negotiate) -> m.Challenge:
@@ -175,7 +178,10 @@ class AcceptorHandshake:
             raise invalid_token("the NTLM message claims a MIC and ends before it")
         sent = token[m.MIC_AT : m.MIC_AT + 16]
         blank = token[: m.MIC_AT] + bytes(16) + token[m.MIC_AT + 16 :]
-        if not hmac.compare_digest(hmac_md5(session_key, self._messages + blank), sent):
+        # Clients may pad a token behind its message: then the MIC is over the messages alone.
+        bare = m.without_padding(blank, m.AUTHENTICATE_FIELDS, m.MIC_AT + 16)
+        wholes = (self._messages + blank, self._bare_messages + bare)
+        if not any(hmac.compare_digest(hmac_md5(session_key, whole), sent) for whole in wholes):
             raise AuthenticationError(
                 "the NTLM handshake was tampered with: wrong MIC", logon_failure().status
             )

@@ -58,6 +58,10 @@ OUR_VERSION: Final = bytes((6, 1, 0, 0, 0, 0, 0, 15))
 MIC_AT: Final = 72
 """Where an AUTHENTICATE_MESSAGE has its MIC, if any."""
 
+NEGOTIATE_FIELDS: Final = (16, 24)
+AUTHENTICATE_FIELDS: Final = (12, 20, 28, 36, 44, 52)
+"""Where a message says where its payloads are."""
+
 _NAMED: Final = REQUEST_TARGET | TARGET_TYPE_DOMAIN | TARGET_TYPE_SERVER
 """Any of these says that a challenge has a target name; the specification's example lacks the first."""
 
@@ -79,6 +83,16 @@ def take_field(message: bytes, at: int, what: str) -> bytes:
     if offset + size > len(message):
         raise invalid_token(f"NTLM {what}: {size} bytes at {offset} of {len(message)}")
     return message[offset : offset + size]
+
+
+def without_padding(message: bytes, fields: tuple[int, ...], minimum: int) -> bytes:
+    """The message up to the end of its last payload, at least `minimum` bytes of it."""
+    ends = [minimum]
+    for at in fields:
+        if at + 8 <= len(message):
+            size, _, offset = _FIELD.unpack_from(message, at)
+            ends.append(offset + size if size else 0)
+    return message[: max(ends)]
 
 
 def check_header(message: bytes, kind: int, minimum: int) -> None:

@@ -7,6 +7,7 @@ import importlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 from oxid.bench.meter import threaded
@@ -87,7 +88,7 @@ def load(
             callables = [method(channel) for channel in made]
             for call in callables:
                 await call(request)
-            return await load_all([lambda call=call: call(request) for call in callables], seconds)
+            return await load_all([partial(call, request) for call in callables], seconds)
 
         return asyncio.run(story())
 

@@ -17,7 +17,9 @@ def _calls() -> dict[str, Any]:
     dword: Any = importlib.import_module("impacket.dcerpc.v5.dtypes").DWORD
 
     def made(name: str, base: Any, **members: Any) -> Any:
-        return type(name, (base,), members)
+        kind = type(name, (base,), members)
+        globals()[name] = kind  # where impacket looks for the reply of a request
+        return kind
 
     octets = made("Octets", ndr.NDRUniConformantArray, item="c")
     data = (("n", dword), ("data", octets))
