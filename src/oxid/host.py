@@ -16,6 +16,7 @@ import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import fields
 from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
@@ -92,6 +93,8 @@ class Host:
         self._stack = AsyncExitStack()
         self._rpc_endpoints: list[Endpoint] = []
         self._exporter_endpoints: list[Endpoint] = []
+        self._names: dict[str, tuple[str, ...]] = {}
+        """What clients are told for each address listened on; looked up once, since every reference says it."""
         self._served: set[UUID] = set()
         self.accounts = FileAccountStore(options.accounts_file)
 
@@ -129,18 +132,21 @@ class Host:
         rpc = RpcServer(world, authenticator=self.authenticator)
         objects = RpcServer(world, authenticator=self.authenticator)
         self.rpc_server, self.object_server = rpc, objects
-        self._stack.push_async_callback(rpc.aclose)
-        self._stack.push_async_callback(objects.aclose)
-
         self._make_exporter()
+        following = self.connect("", credentials=self._credentials, probe=False)
+        self.exporter.importer = await self._stack.enter_async_context(following)
+        # What calls bring and grant goes back through exporter and importer: the servers end before them.
+        self._stack.push_async_callback(self._close_servers)
         self._register_services()
         await self._listen()
         self.resolver.update_bindings(self.exporter.oxid, self.exporter_bindings())
         self._enter_into_endpoint_mapper()
-        following = self.connect("", credentials=self._credentials, probe=False)
-        self.exporter.importer = await self._stack.enter_async_context(following)
         control: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {"status": self._status}
         await self._stack.enter_async_context(open_control(options.control_socket, control))
+
+    async def _close_servers(self) -> None:
+        """Stop accepting everywhere at once, and cut what is still open."""
+        await asyncio.gather(self.rpc_server.aclose(), self.object_server.aclose())
 
     def _enter_into_endpoint_mapper(self) -> None:
         """What clients may look for by interface. Objects are found through their OXID instead."""
@@ -205,6 +211,8 @@ class Host:
         wanted = (ports.low, ports.high) if ports is not None else 0
         for host in dict.fromkeys(endpoint.host for endpoint in self._rpc_endpoints):
             self._exporter_endpoints.append(await self.object_server.listen(host, wanted))
+            if not self.options.advertise:
+                self._names[host] = await _own_addresses(host) if host in _WILDCARDS else (host,)
 
     async def _listen_by_default(self) -> Endpoint:
         try:
@@ -244,9 +252,7 @@ class Host:
         )
 
     def _names_of(self, endpoint: Endpoint) -> tuple[str, ...]:
-        if self.options.advertise:
-            return self.options.advertise
-        return _own_addresses() if endpoint.host in _WILDCARDS else (endpoint.host,)
+        return self.options.advertise or self._names[endpoint.host]
 
     def _security_bindings(self) -> tuple[SecurityBinding, ...]:
         return tuple(
@@ -273,10 +279,14 @@ class Host:
         return {"live": ledger.live(), "peak": ledger.peak(), "total": ledger.total()}
 
     def reload(self, options: HostOptions) -> None:
-        """Take over what may change while running: names in bindings and the ping period stay, listeners too."""
-        # The account file is read anew by itself whenever it changes; nothing else may change under clients.
-        if options.insecure_anonymous != self.options.insecure_anonymous:
-            log.warning("--insecure-anonymous takes effect after a restart")
+        """Say what of a new configuration waits for a restart: nothing may change under clients.
+
+        The account file is read anew by itself whenever it changes; the log is its owner's affair.
+        """
+        for changed in fields(options):
+            name = changed.name
+            if not name.startswith("log_") and getattr(options, name) != getattr(self.options, name):
+                log.warning("--%s takes effect after a restart", name.replace("_", "-"))
 
     # -- the exporter's conversation with the resolver -----------------------------------------------------
 
@@ -431,11 +441,16 @@ def _computer_name() -> str:
     return socket.gethostname().partition(".")[0].upper()[:15] or "OXID"
 
 
-def _own_addresses() -> tuple[str, ...]:
-    """Names for a wildcard listener: the host name, then the addresses it resolves to."""
+async def _own_addresses(wildcard: str) -> tuple[str, ...]:
+    """Names for a wildcard listener: the host name, then the addresses of its family that others can use."""
     name = socket.gethostname()
+    family = socket.AF_INET6 if ":" in wildcard else socket.AF_INET
     try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(
+            name, None, family=family, type=socket.SOCK_STREAM
+        )
     except OSError:
         return (name,)
-    return tuple(dict.fromkeys([name, *(str(entry[4][0]) for entry in found)]))
+    addresses = [str(entry[4][0]) for entry in found]
+    useful = [a for a in addresses if "%" not in a and a != "::1" and not a.startswith("127.")]
+    return tuple(dict.fromkeys([name, *(useful or addresses)]))

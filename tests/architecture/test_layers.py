@@ -28,7 +28,8 @@ FLOORS = [
     ("iis", "admin", "config"),
     ("host",),
     ("sync",),
-    ("console", "samples", "bench"),
+    ("console", "samples"),
+    ("bench",),
     ("cli",),
     ("__main__",),
 ]

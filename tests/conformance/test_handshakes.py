@@ -379,7 +379,7 @@ def test_an_auth3_that_belongs_to_nothing(token: bytes) -> None:
 
 @pytest.mark.req("SEC-3")
 @pytest.mark.parametrize("auth_type", [NTLM, SPNEGO])
-@pytest.mark.parametrize("padding", [4, 16, 1000])
+@pytest.mark.parametrize("padding", [4, 16, 1000, 60_000])
 def test_padding_in_front_of_the_trailer_is_tolerated(auth_type: int, padding: int) -> None:
     async def told() -> None:
         async with arena() as there:
@@ -389,6 +389,32 @@ def test_padding_in_front_of_the_trailer_is_tolerated(auth_type: int, padding: i
             answer = await wire.ask(alter(PLAIN, auth=security.next(ack), padding=bytes(padding)))
             assert answer.ptype == ALTER_RESP
             await wire.echoes()
+            await security.echoes(wire)
+
+    story(told)
+
+
+@pytest.mark.req("SEC-3", "BND-7")
+@pytest.mark.parametrize("kind", ["bind", "alter"])
+def test_a_bind_may_be_as_long_as_its_length_can_say(kind: str) -> None:
+    """Tickets of users in many groups need it; the limit of 5,840 is one of requests and auth3."""
+
+    async def told() -> None:
+        async with arena() as there:
+            wire = await there.connect()
+            security = Security(there, SPNEGO, INTEGRITY)
+            make, more = bind, {}
+            if kind == "alter":
+                await wire.bound()
+                make, more = alter, {"group": wire.group}
+            leg = security.first()
+            room = 0xFFFF - len(make(PLAIN, auth=leg)) & ~3
+            made = make(PLAIN, auth=leg, padding=bytes(room), **more)
+            assert 0xFFFC <= len(made) <= 0xFFFF
+            ack = await wire.ask(made)
+            answer = await wire.ask(alter(PLAIN, auth=security.next(ack), padding=bytes(room - 1000)))
+            assert answer.ptype == ALTER_RESP
+            security.context.step(answer.token)
             await security.echoes(wire)
 
     story(told)

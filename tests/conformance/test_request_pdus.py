@@ -242,14 +242,33 @@ def pieces(total: int, hint: int, chunk: int = 5840 - 24) -> list[bytes]:
 @pytest.mark.req("REQ-4")
 @pytest.mark.parametrize("hint", [MAX, 0x10_0000, 0])
 def test_four_mebibytes_in_fragments_are_taken(hint: int) -> None:
-    """Hints that are too small are fine; those that are larger than what comes are not looked at by Windows."""
-
     async def told() -> None:
         async with arena() as there:
             wire = await there.bound()
             answer = await wire.ask(*pieces(MAX, hint))
             assert (answer.ptype, answer.call_id) == (RESPONSE, 0x21234)
             assert len(there.probe.calls[-1].stub) == MAX
+
+    story(told)
+
+
+@pytest.mark.req("REQ-4")
+@pytest.mark.parametrize("hint", [0, 1, 6, 7, MAX])
+def test_a_hint_larger_than_all_fragments_together_is_refused(hint: int) -> None:
+    """[MS-RPCE] 2.2.2.6, which wants it of implementations; Samba does not look."""
+
+    async def told() -> None:
+        async with arena() as there:
+            wire = await there.bound(element(1, PROBE, NDR20))
+            answer = await wire.ask(
+                request(b"abc", flags=FIRST, hint=hint, context_id=1),
+                request(b"def", flags=LAST, context_id=1),
+            )
+            if hint <= 6:
+                assert answer.stub == b"abcdef"
+            else:
+                check_fault(answer, PROTO_ERROR, 2, 1)
+                await wire.gone()
 
     story(told)
 

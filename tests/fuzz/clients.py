@@ -3,14 +3,15 @@
     session = record(story, host)                 the story once, against live servers
     outcome = play(story, answers)                the same story against other answers
 
-A story is a coroutine that is turned by hand: wherever it waits for the server, the next answer is fed to it.
+A story is a coroutine on a loop that is turned by hand: where all of it waits, the next answer is fed to it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -51,33 +52,72 @@ LOST: Final[list[Any]] = []
 """Interface pointers of proxies that nobody released."""
 
 
-class Waiter:
-    """A future that nothing but the turning hand looks at."""
-
-    __slots__ = ("_done", "_error", "_result")
+class HandLoop(asyncio.AbstractEventLoop):
+    """An event loop that is turned by hand: what is ready runs, timers never come, sockets there are none."""
 
     def __init__(self) -> None:
-        self._done = False
-        self._error: BaseException | None = None
-        self._result: Any = None
+        self._ready: deque[asyncio.Handle] = deque()
+        self._turns = 0
+        self.complaints: list[str] = []
 
-    def done(self) -> bool:
-        return self._done
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
 
-    def set_result(self, result: Any) -> None:
-        assert not self._done
-        self._done, self._result = True, result
+    call_soon_threadsafe = call_soon
 
-    def set_exception(self, error: BaseException) -> None:
-        assert not self._done
-        self._done, self._error = True, error
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        return asyncio.TimerHandle(delay, callback, args, self, context)
 
-    def __await__(self) -> Generator[Any, None, Any]:
-        while not self._done:
-            yield self
-        if self._error is not None:
-            raise self._error
-        return self._result
+    call_at = call_later
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        return None
+
+    def time(self) -> float:
+        return 0.0
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> asyncio.Task[Any]:
+        return asyncio.Task(coro, loop=self, name=name, context=context)
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if "never retrieved" not in context["message"]:
+            self.complaints.append(f"{context['message']}: {context.get('exception')!r}")
+
+    def turn(self) -> None:
+        """Run everything that is ready, and what becomes ready by it."""
+        ready = self._ready
+        while ready:
+            self._turns += 1
+            assert self._turns < MAX_TURNS, "the story does not come to an end"
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()  # what every event loop does with its handles
+
+
+@contextmanager
+def turned_by_hand() -> Iterator[HandLoop]:
+    """A hand-turned loop in place of the running one."""
+    outer = asyncio._get_running_loop()
+    loop = HandLoop()
+    asyncio._set_running_loop(loop)
+    try:
+        yield loop
+    finally:
+        asyncio._set_running_loop(outer)
 
 
 class Wire:
@@ -137,7 +177,8 @@ class Link:
 class Client:
     """What a story has: connections, and a machine whose connections are ours."""
 
-    def __init__(self, anonymous: bool = True) -> None:
+    def __init__(self, loop: HandLoop, anonymous: bool = True) -> None:
+        self.loop = loop
         self.world = World(FuzzClock(), Replayable(3))
         self.links: list[Link] = []
         self.over = False
@@ -147,10 +188,8 @@ class Client:
         options = ClientOptions(call_timeout=None)
         self.machine = Machine("127.0.0.1", Blanket.of(credentials, options), options, self.world, None)
         self.machine.connections = self  # type: ignore[assignment]  # the one seam to the network
-        self.machine.spawn = self.spawn  # type: ignore[method-assign]
         self.machine.later = self.lost  # type: ignore[method-assign]
         self._made: dict[tuple[int, Blanket], RpcConnection] = {}
-        self.spawned: deque[Any] = deque()
 
     @asynccontextmanager
     async def use(self, host: str, port: int, blanket: Blanket) -> AsyncIterator[RpcConnection]:
@@ -168,9 +207,6 @@ class Client:
         """A proxy was dropped without release; stories hold all of theirs, so the client itself did."""
         LOST.append(arguments)
 
-    def spawn(self, work: Awaitable[Any]) -> None:
-        self.spawned.append(work)
-
     def connect(
         self, port: int, credentials: Credentials | None = None, level: int = 1, auth_type: int = 0
     ) -> RpcConnection:
@@ -187,7 +223,6 @@ class Client:
             group_id=0,
             threads=_THREADS,
         )
-        connection.make_waiter = Waiter
         wire = Wire()
         connection.connection_made(wire)
         self.links.append(Link(connection, wire, CORES.get(port, "rpc")))
@@ -205,35 +240,15 @@ class Client:
         self.over = True
         for link in self.links:
             link.end()
-        while self.spawned:
-            turn(self.spawned.popleft(), lambda: False)
+        self.loop.turn()
         for proxy in self.proxies:
             if not proxy._released:
                 proxy._let_go()
         self.machine._closed = True
+        self.loop.turn()
         live = {kind: count for kind, count in self.world.ledger.live().items() if count}
         assert not live, f"left in the client: {live}"
-
-
-class Starved(Exception):
-    """The story waits and nothing more comes."""
-
-
-def turn(work: Coroutine[Any, Any, Any], feed: Callable[[], bool]) -> Any:
-    """Run a coroutine to its end; `feed` gives it more input, False where there is none left."""
-    turns = 0
-    starved = False
-    while True:
-        turns += 1
-        assert turns < MAX_TURNS, "the story does not come to an end"
-        try:
-            waiting = work.throw(Starved()) if starved else work.send(None)
-        except StopIteration as end:
-            return end.value
-        while waiting is not None and not waiting.done():
-            if not feed():
-                starved = True
-                break
+        assert not self.loop.complaints, self.loop.complaints
 
 
 # -- stories --------------------------------------------------------------------------------------------------
@@ -369,81 +384,93 @@ class Session:
 def record(name: str, story: Story, host: LiveHost, *, anonymous: bool = True) -> Session:
     """Play a story against a live host, and keep what both sides said."""
     session = Session(name, story, anonymous)
-    client = Client(anonymous)
     shells: list[Shell] = []
+    with turned_by_hand() as loop:
+        client = Client(loop, anonymous)
 
-    def feed() -> bool:
-        moved = False
-        for number, link in enumerate(client.links):
-            if number == len(shells):
-                shell = host.connection(link.core)
-                shell.keep = True
-                shells.append(shell)
-                session.requests[number] = (link.core, [])
-            written, link.wire.written = link.wire.written, []
-            for data in written:
-                session.requests[number][1].append(data)
-                shells[number].take(data)
-            shells[number].settle()
-            sent, shells[number].sent = shells[number].sent, []
-            if sent:
-                moved = True
-                session.answers.append(Step(number, b"".join(sent)))
-                link.give(b"".join(sent))
-        return moved
+        def feed() -> bool:
+            moved = False
+            for number, link in enumerate(client.links):
+                if number == len(shells):
+                    shell = host.connection(link.core)
+                    shell.keep = True
+                    shells.append(shell)
+                    session.requests[number] = (link.core, [])
+                written, link.wire.written = link.wire.written, []
+                for data in written:
+                    session.requests[number][1].append(data)
+                    shells[number].take(data)
+                shells[number].settle()
+                sent, shells[number].sent = shells[number].sent, []
+                if sent:
+                    moved = True
+                    session.answers.append(Step(number, b"".join(sent)))
+                    link.give(b"".join(sent))
+            return moved
 
-    try:
-        turn(story(client), feed)
-        feed()
-    finally:
-        client.finish()
-        for shell in shells:
-            shell.end()
+        try:
+            task = loop.create_task(story(client))
+            loop.turn()
+            while not task.done():
+                assert feed(), f"{name}: the story waits for ever"
+                loop.turn()
+            task.result()
+            feed()
+        finally:
+            client.finish()
+            for shell in shells:
+                shell.end()
     return session
 
 
-def play(session: Session, answers: Sequence[Step]) -> tuple[str, BaseException | None]:
+def play(session: Session, answers: Sequence[Step]) -> tuple[str, str]:
     """Tell the story's client these answers; returns the outcome and what the story met."""
-    client = Client(session.anonymous)
     waiting = deque(answers)
-    fed = 0
+    with turned_by_hand() as loop:
+        client = Client(loop, session.anonymous)
 
-    def feed() -> bool:
-        nonlocal fed
-        while waiting:
-            step = waiting.popleft()
-            if step.link < len(client.links):
-                fed += 1
-                client.links[step.link].give(step.data)
-                return True
-        for link in client.links:
-            if not link.ended:
-                link.end()
-                client.over = True
-                return True
-        return False
-
-    outcome, met = "answered", None
-    try:
-        try:
-            turn(session.story(client), feed)
+        def feed() -> None:
             while waiting:
+                step = waiting.popleft()
+                if step.link < len(client.links):
+                    client.links[step.link].give(step.data)
+                    return
+            # nothing more will come
+            client.over = True
+            for link in client.links:
+                link.end()
+
+        try:
+            task = loop.create_task(session.story(client))
+            loop.turn()
+            while waiting or not task.done():
+                ended = client.over
                 feed()
-        except StatusError as error:
-            outcome, met = ("nak" if error.origin.value == "bind" else "fault"), error
-        except (ProtocolError, AuthenticationError) as error:
-            outcome, met = "closed", error
-        except TransportError as error:
-            outcome, met = ("closed" if _broken(client) else "ignored"), error
-        except OxidError as error:
-            outcome, met = "fault", error
-        except TimeoutError as error:
-            outcome, met = "ignored", error
-        if outcome == "answered" and _broken(client):
-            outcome = "closed"
-    finally:
-        client.finish()
+                loop.turn()
+                assert task.done() or not ended, "the story waits for ever"
+            outcome, met = _outcome(client, task.exception())
+            del task
+        finally:
+            client.finish()
     return outcome, met
+
+
+def _outcome(client: Client, error: BaseException | None) -> tuple[str, str]:
+    met = repr(error)
+    match error:
+        case None:
+            return ("closed" if _broken(client) else "answered"), met
+        case StatusError():
+            return ("nak" if error.origin.value == "bind" else "fault"), met
+        case ProtocolError() | AuthenticationError():
+            return "closed", met
+        case TransportError():
+            return ("closed" if _broken(client) else "ignored"), met
+        case OxidError():
+            return "fault", met
+        case TimeoutError():
+            return "ignored", met
+    raise error
 
 
 def _broken(client: Client) -> bool:

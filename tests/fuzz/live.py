@@ -15,13 +15,14 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from oxid.auth import Authenticator, FailureLimiter, MemoryAccountStore, ServerNames
 from oxid.com.objref import ExtendedObjRef, HandlerObjRef, StandardObjRef, decode_objref
 from oxid.com.reference_table import ExportedObject
-from oxid.config import HostOptions
+from oxid.config import Address, HostOptions
 from oxid.errors import NotSupported
 from oxid.host import Host
 from oxid.rpc.calls import ServerCall
@@ -251,20 +252,31 @@ class NoNetwork:
         return None
 
 
+async def _nowhere(port: int, host: str, wanted: int | tuple[int, int] = 0) -> Endpoint:
+    return Endpoint(host, port)
+
+
 class LiveHost(Host):
     """The host as it is, on no network: every service of both its servers is registered."""
 
     def __init__(self, state: Path, *, anonymous: bool) -> None:
         self.clock = FuzzClock()
         world = World(self.clock, Replayable(1))
-        options = HostOptions(state=state, ping_period=PING_PERIOD, insecure_anonymous=anonymous)
+        options = HostOptions(
+            state=state,
+            rpc=(Address("127.0.0.1", RPC_PORT),),
+            ping_period=PING_PERIOD,
+            insecure_anonymous=anonymous,
+        )
         super().__init__(options, world, classes=sample_classes(), interfaces=sample_interfaces())
         self.replayable = Replayable(2)
         self.cores: dict[str, ServerCore] = {}
 
     async def _listen(self) -> None:
-        self._rpc_endpoints.append(Endpoint("127.0.0.1", RPC_PORT))
-        self._exporter_endpoints.append(Endpoint("127.0.0.1", OBJECT_PORT))
+        # everything is as it is, save that nobody hears
+        for server, port in ((self.rpc_server, RPC_PORT), (self.object_server, OBJECT_PORT)):
+            server.listen = partial(_nowhere, port)  # type: ignore[method-assign]
+        await super()._listen()
 
     async def _start(self) -> None:
         await super()._start()

@@ -34,7 +34,7 @@ DRAWN = 40
 COMPOSED_BATCH = 25
 MUTATED, DRAWN_SHARE, COMPOSED = 0.5, 0.45, 0.05
 
-pytestmark = [pytest.mark.req("PDU-2", "PDU-6", "rpce§8.1"), pytest.mark.limit(1800)]
+pytestmark = [pytest.mark.req("PDU-2", "PDU-6", "rpce§8"), pytest.mark.limit(1800)]
 
 
 def fight(state: Path, rounds: Callable[[Arena], None], turns: int, account: Account) -> None:

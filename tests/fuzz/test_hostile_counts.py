@@ -187,7 +187,7 @@ class _Deaf:
         return None
 
 
-@pytest.mark.req("NDR-13", "ORPC-4")
+@pytest.mark.req("NDR-13")
 def test_bindings_references_and_extensions_that_promise_too_much() -> None:
     for entries, security in ((0xFFFF, 0xFFFF), (0xFFFF, 0), (0xFFFF, 2), (0x7FFF, 0x7FFE)):
         packed = struct.pack("<HH", entries, security)
@@ -204,7 +204,7 @@ def test_bindings_references_and_extensions_that_promise_too_much() -> None:
     refused(read_orpcthis, head + extents)
 
 
-@pytest.mark.req("NDR-13", "EPM-4")
+@pytest.mark.req("NDR-13")
 def test_towers_that_promise_too_much() -> None:
     good = Tower.of(spec_of(IEcho).uuid, (1, 0)).encode()
     refused(Tower.decode, b"\xff\xff" + good[2:])
@@ -221,7 +221,7 @@ def test_towers_that_promise_too_much() -> None:
         assert peak < MOST
 
 
-@pytest.mark.req("NDR-13", "ACT-4")
+@pytest.mark.req("NDR-13")
 def test_an_activation_blob_with_any_one_count_huge() -> None:
     good = encode_activation_in(ActivationIn(CLSID_CALCULATOR, (IID_ICALCULATOR,)))
     decode_activation_in(good)

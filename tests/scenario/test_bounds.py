@@ -204,7 +204,7 @@ def fragments(size: int, each: int, call_id: int = 2) -> bytes:
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1", "rpce§8.request-size", "REQ-4")
+@pytest.mark.req("rpce§8", "rpce§8.request-size", "REQ-4")
 def test_a_request_of_four_mebibytes_and_one_byte_more(run: Run) -> None:
     async def story() -> None:
         async with Place(Limits()) as place, place.raw() as peer:
@@ -220,7 +220,7 @@ def test_a_request_of_four_mebibytes_and_one_byte_more(run: Run) -> None:
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1", "rpce§8.fragments")
+@pytest.mark.req("rpce§8", "rpce§8.fragments")
 def test_as_many_fragments_as_are_allowed_and_one_more(run: Run) -> None:
     async def story() -> None:
         async with Place(Limits(max_fragments=10)) as place, place.raw() as peer:
@@ -235,7 +235,7 @@ def test_as_many_fragments_as_are_allowed_and_one_more(run: Run) -> None:
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1", "rpce§8.fragments")
+@pytest.mark.req("rpce§8", "rpce§8.fragments")
 def test_small_fragments_among_much_else_do_not_keep_what_came_with_them(run: Run) -> None:
     async def story() -> None:
         async with Place(Limits()) as place, place.raw() as peer:
@@ -259,7 +259,7 @@ def test_small_fragments_among_much_else_do_not_keep_what_came_with_them(run: Ru
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1", "rpce§8.pending-calls")
+@pytest.mark.req("rpce§8", "rpce§8.pending-calls")
 @pytest.mark.parametrize("extra", [0, 1, 30])
 def test_no_more_calls_run_than_are_allowed_however_many_arrive_at_once(run: Run, extra: int) -> None:
     async def story() -> None:
@@ -283,7 +283,7 @@ def test_no_more_calls_run_than_are_allowed_however_many_arrive_at_once(run: Run
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1", "rpce§8.pending-calls")
+@pytest.mark.req("rpce§8", "rpce§8.pending-calls")
 def test_a_client_without_multiplexing_queues_no_more_than_is_allowed(run: Run) -> None:
     async def story() -> None:
         async with Place(Limits(max_pending_calls=4)) as place, place.raw() as peer:
@@ -303,7 +303,7 @@ def test_a_client_without_multiplexing_queues_no_more_than_is_allowed(run: Run) 
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1", "rpce§8.stalled-reader")
+@pytest.mark.req("rpce§8", "rpce§8.stalled-reader")
 @pytest.mark.parametrize("size", [100, 5000, 1 << 20])
 def test_a_client_that_asks_for_much_and_reads_nothing(run: Run, size: int) -> None:
     async def story() -> None:
@@ -329,7 +329,7 @@ def test_a_client_that_asks_for_much_and_reads_nothing(run: Run, size: int) -> N
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1", "rpce§8.stalled-reader")
+@pytest.mark.req("rpce§8", "rpce§8.stalled-reader")
 def test_whoever_reads_again_gets_everything_in_order(run: Run) -> None:
     async def story() -> None:
         async with Place(Limits(write_buffer=1 << 16)) as place, place.raw() as peer:
@@ -367,7 +367,7 @@ def test_nothing_is_looked_at_behind_what_ends_a_connection(run: Run) -> None:
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1", "rpce§8.connections")
+@pytest.mark.req("rpce§8", "rpce§8.connections")
 @pytest.mark.parametrize(
     "limits", [Limits(max_connections=3), Limits(max_connections_per_address=3)], ids=["all", "address"]
 )
@@ -389,7 +389,7 @@ def test_as_many_connections_as_are_allowed_and_one_more(run: Run, limits: Limit
     run(story())
 
 
-@pytest.mark.req("rpce§8.1", "rpce§8.bind-deadline")
+@pytest.mark.req("rpce§8", "rpce§8.bind-deadline")
 def test_a_connection_without_a_bind_lives_half_a_minute() -> None:
     async def story(world: World) -> None:
         async with Place(Limits(), world) as place, place.raw() as silent, place.raw() as early:
@@ -406,7 +406,7 @@ def test_a_connection_without_a_bind_lives_half_a_minute() -> None:
     run_virtual(story)
 
 
-@pytest.mark.req("rpce§8.1", "rpce§8.bind-deadline")
+@pytest.mark.req("rpce§8", "rpce§8.bind-deadline")
 def test_a_handshake_that_is_never_finished_is_no_bind() -> None:
     async def story(world: World) -> None:
         async with Place(Limits(), world) as place, place.raw() as peer:
@@ -423,7 +423,7 @@ def test_a_handshake_that_is_never_finished_is_no_bind() -> None:
     run_virtual(story)
 
 
-@pytest.mark.req("rpce§8.1", "rpce§8.partial-pdu")
+@pytest.mark.req("rpce§8", "rpce§8.partial-pdu")
 @pytest.mark.parametrize("drip", ["a header", "a packet", "a request"])
 def test_whoever_sends_byte_by_byte_has_half_a_minute_for_a_request(drip: str) -> None:
     async def story(world: World) -> None:
@@ -446,7 +446,7 @@ def test_whoever_sends_byte_by_byte_has_half_a_minute_for_a_request(drip: str) -
     run_virtual(story)
 
 
-@pytest.mark.req("rpce§8.1", "rpce§8.partial-pdu")
+@pytest.mark.req("rpce§8", "rpce§8.partial-pdu")
 def test_time_in_which_we_do_not_look_is_not_the_peers_fault() -> None:
     async def story(world: World) -> None:
         async with Place(Limits(max_pending_calls=2), world) as place, place.raw() as peer:
@@ -468,7 +468,7 @@ def test_time_in_which_we_do_not_look_is_not_the_peers_fault() -> None:
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1", "rpce§8.presentation-contexts", "BND-10")
+@pytest.mark.req("rpce§8", "rpce§8.presentation-contexts", "BND-10")
 def test_as_many_presentation_contexts_as_are_allowed_and_one_more(run: Run) -> None:
     async def story() -> None:
         async with Place(Limits(max_presentation_contexts=3)) as place, place.raw() as peer:
@@ -486,7 +486,7 @@ def test_as_many_presentation_contexts_as_are_allowed_and_one_more(run: Run) -> 
     run(story())
 
 
-@pytest.mark.req("rpce§8.1", "rpce§8.presentation-contexts")
+@pytest.mark.req("rpce§8", "rpce§8.presentation-contexts")
 def test_clients_with_ids_of_their_own_making_keep_nobody_from_sharing() -> None:
     registry = InterfaceRegistry()
     registration = echo_registration()
@@ -504,7 +504,7 @@ def test_clients_with_ids_of_their_own_making_keep_nobody_from_sharing() -> None
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1", "rpce§8.security-contexts", "SEC-7")
+@pytest.mark.req("rpce§8", "rpce§8.security-contexts", "SEC-7")
 def test_as_many_security_contexts_as_are_allowed_and_one_more(run: Run) -> None:
     async def story() -> None:
         async with Place(Limits(max_security_contexts=3)) as place, place.raw() as peer:
@@ -537,7 +537,7 @@ def test_as_many_security_contexts_as_are_allowed_and_one_more(run: Run) -> None
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1", "rpce§8.handles")
+@pytest.mark.req("rpce§8", "rpce§8.handles")
 def test_as_many_handles_as_an_association_may_have_and_one_more(run: Run) -> None:
     async def story() -> None:
         async with Place(Limits(max_handles=5)) as place:
@@ -558,7 +558,7 @@ def test_as_many_handles_as_an_association_may_have_and_one_more(run: Run) -> No
 # -- logons ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.req("rpce§8.1", "rpce§8.failed-logons")
+@pytest.mark.req("rpce§8", "rpce§8.failed-logons")
 def test_after_so_many_wrong_passwords_even_the_right_one_has_to_wait() -> None:
     async def story(world: World) -> None:
         limiter = FailureLimiter(limit=3, window_s=60)
@@ -583,7 +583,7 @@ def test_after_so_many_wrong_passwords_even_the_right_one_has_to_wait() -> None:
 
 
 @RUNNERS
-@pytest.mark.req("rpce§8.1")
+@pytest.mark.req("rpce§8")
 def test_a_client_takes_no_answer_above_its_own_limit(run: Run) -> None:
     async def story() -> None:
         async with Place(Limits()) as place:

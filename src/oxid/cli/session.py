@@ -32,11 +32,14 @@ def converse(
     from oxid.com.options import ClientOptions
 
     credentials = access.credentials(target, required=account_required)
+    usual = ClientOptions.from_environment()
     options = replace(
-        ClientOptions.from_environment(),
+        usual,
         port=target.port,
         level=AuthLevel(access.level),
         call_timeout=access.timeout_s,
+        connect_timeout=access.timeout_s,
+        release_timeout=min(access.timeout_s, usual.release_timeout),
     )
 
     async def run() -> T:

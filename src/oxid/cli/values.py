@@ -37,7 +37,9 @@ def argument(node: Node, text: str, name: str) -> Any:
     """Read one argument: JSON, or a bare word where a string is wanted. ConfigurationError"""
     try:
         value = json.loads(text)
-    except ValueError:
+    except ValueError as error:
+        if text[:1] in ("[", "{") and not is_text(node):
+            raise ConfigurationError(f"{name}: {text[:60]} is no JSON: {error}") from None
         value = text
     return from_json(node, text if is_text(node) and not isinstance(value, str | None) else value, name)
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Final
 from uuid import UUID
 
 from oxid.com.coclass import ClassTable, CoClass
 from oxid.com.exporter import Exporter
 from oxid.com.interface_pointers import TypedPointer, interface_of
+from oxid.com.reference_table import InterfacePointer
 from oxid.errors import error_for, hresult
 from oxid.interfaces.class_factory import IClassFactory
 from oxid.rpc.interface import InterfaceSpec
 from oxid.values import status as s
 from oxid.values.status import HResult
-
-log = logging.getLogger("oxid.com.activation")
 
 MAX_LOCKS: Final = 0x7FFF_FFFF
 
@@ -28,7 +26,7 @@ class ClassFactory(IClassFactory):
         self.locks = 0
 
     def create_instance(self, iid: UUID) -> TypedPointer:  # type: ignore[override]  # plain: nothing in it waits
-        """A new object, as its interface `iid`. Raises NoSuchInterface without making one."""
+        """A new object, as its interface `iid`. Raises NoSuchInterface; no client ever saw the object then."""
         target = self._described.factory()
         spec = interface_of(target, iid)
         if spec is None:
@@ -38,6 +36,10 @@ class ClassFactory(IClassFactory):
     def lock_server(self, lock: bool) -> None:  # type: ignore[override]  # as above
         """Count the clients that want the server kept; this host runs until it is stopped in any case."""
         self.locks = min(self.locks + 1, MAX_LOCKS) if lock else max(self.locks - 1, 0)
+
+    def final_release(self) -> None:
+        """The last client is gone, and so are the locks that it may have left."""
+        self.locks = 0
 
 
 class ClassObjects:
@@ -53,7 +55,7 @@ class ClassObjects:
         return self._find(clsid).factory()
 
     def class_object(self, clsid: UUID) -> ClassFactory:
-        """The class object; one per class while any client holds it. Raises ClassNotRegistered."""
+        """The class object, the same one for every client. Raises ClassNotRegistered."""
         described = self._find(clsid)
         factory = self._factories.get(clsid)
         if factory is None:
@@ -61,18 +63,28 @@ class ClassObjects:
         return factory
 
     def references(self, target: Any, iids: tuple[UUID, ...]) -> list[tuple[UUID, int, bytes | None]]:
-        """(IID, HRESULT, OBJREF) for each interface; where all failed, `target` is not exported."""
+        """(IID, HRESULT, OBJREF) for each interface; where all failed, `target` is not exported.
+
+        Where it raises, no reference has been granted.
+        """
         specs: list[InterfaceSpec | None] = [interface_of(target, iid) for iid in iids]
         if not any(specs):
             return [(iid, s.E_NOINTERFACE, None) for iid in iids]
-        exported = self._exporter.export(target)
         results: list[tuple[UUID, int, bytes | None]] = []
-        for iid, spec in zip(iids, specs, strict=True):
-            if spec is None:
-                results.append((iid, s.E_NOINTERFACE, None))
-            else:
-                pointer = self._exporter.pointer(exported, spec)
-                results.append((iid, s.S_OK, self._exporter.objref(pointer).encode()))
+        granted: list[tuple[InterfacePointer, int]] = []
+        try:
+            for iid, spec in zip(iids, specs, strict=True):
+                if spec is None:
+                    results.append((iid, s.E_NOINTERFACE, None))
+                else:
+                    pointer = self._exporter.pointer_to(target, spec)
+                    reference = self._exporter.objref(pointer)
+                    granted.append((pointer, reference.std.public_refs))
+                    results.append((iid, s.S_OK, reference.encode()))
+        except BaseException:
+            for pointer, refs in granted:
+                self._exporter.table.release_refs(pointer, refs)
+            raise
         return results
 
     def _find(self, clsid: UUID) -> CoClass:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -103,8 +104,10 @@ class Channel:
             results = await self.remote_unknown().rem_query_interface(
                 UUID(bytes_le=pointer.ipid), refs, [iid]
             )
-            if len(results) != 1:
-                raise self.machine.error(s.E_UNEXPECTED, f"RemQueryInterface gave {len(results)} results for 1")
+            if results is None or len(results) != 1:
+                raise self.machine.error(
+                    s.E_UNEXPECTED, "RemQueryInterface answered another number of results"
+                )
             return results[0]
 
         def give_back(result: RemQiResult) -> None:
@@ -121,7 +124,7 @@ class Channel:
             wanted = [RemInterfaceRef(UUID(bytes_le=pointer.ipid), refs, 0)]
             codes = await self.remote_unknown().rem_add_ref(wanted)
             if len(codes) != 1:
-                raise self.machine.error(s.E_UNEXPECTED, f"RemAddRef gave {len(codes)} results for 1")
+                raise self.machine.error(s.E_UNEXPECTED, "RemAddRef answered another number of results")
             if codes[0] >= 0x8000_0000:
                 raise self.machine.error(codes[0], "RemAddRef")
             if pointer.uses:
@@ -129,7 +132,7 @@ class Channel:
             else:
                 self._owe(pointer.ipid, refs)  # released by others meanwhile
 
-        await self.machine.to_the_end(ask(), lambda _nothing: None)
+        await self.machine.to_the_end(ask(), _nothing)
 
     def _owe(self, ipid: bytes, refs: int) -> None:
         """References came for which there is no use any more."""
@@ -143,7 +146,8 @@ class Channel:
         Where the caller is cancelled it goes on in the background: a release is told once, and whole.
         """
         if self.exporter.unreleased:
-            await asyncio.shield(self.machine.spawn(self._send_releases(), farewell=True))
+            with suppress(TransportError):  # the machine was closed meanwhile
+                await self.machine.to_the_end(self._send_releases(), _nothing, farewell=True)
         else:
             await self._rest_if_idle()
 
@@ -185,6 +189,10 @@ class Channel:
             pointer.gone = True
             if pointer.object.gone:
                 self.machine.object_gone(pointer.object)
+
+
+def _nothing(_result: object) -> None:
+    """What is to be given back where a call brings no references."""
 
 
 def _request_head(version: tuple[int, int]) -> bytes:

@@ -6,7 +6,7 @@
 
 Methods are plain or `async def`; one marked `@blocking` runs in a thread. An exception is the answer: a
 `StatusError` with its HRESULT, any other with E_FAIL, logged here and told to nobody else. A class may define
-`final_release(self)`: called once, when the last client has gone.
+`final_release(self)`: called once, when the last client has gone; a plain method.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def coclass(
                         f"{cls.__name__} has no method {operation.method} of {spec.name}"
                     )
             specs.append(spec)
+        if inspect.iscoroutinefunction(getattr(cls, "final_release", None)):
+            raise ConfigurationError(f"{cls.__name__}.final_release is a plain method: nobody awaits it")
         described = CoClass(
             UUID(str(clsid)), cls, tuple(specs), progid, UUID(str(appid)) if appid is not None else None
         )

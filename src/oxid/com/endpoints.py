@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from oxid.com.options import UNAUTHENTICATED
+from oxid.com.references import tcp_port
 from oxid.errors import LocalProtocolError, RemoteProtocolError, ServerUnavailable, StatusError, error_for
 from oxid.interfaces.endpoint_map import IEndpointMap, TowerIdl
 from oxid.ndr.types import NULL_HANDLE
@@ -49,17 +50,12 @@ async def list_endpoints(machine: Machine) -> list[Endpoint]:
         while True:
             reply = await mapper.lookup(0, None, None, _VERSION_ALL, handle, _PIECE)
             for entry in reply.entries:
-                if entry.tower is None:
-                    continue
-                try:
-                    tower = Tower.decode(entry.tower.octets)
-                    binding = tower.binding()
-                except (RemoteProtocolError, LocalProtocolError) as error:
-                    log.warning("%s: a registration that cannot be read: %s", machine.host, error)
-                    continue
-                found.append(
-                    Endpoint(tower.interface, tower.version, binding, entry.object, entry.annotation)
-                )
+                tower = _read(machine, entry.tower)
+                if tower is not None:
+                    where = tower.binding()
+                    found.append(
+                        Endpoint(tower.interface, tower.version, where, entry.object, entry.annotation)
+                    )
             handle = reply.entry_handle
             if reply.status not in (0, s.EPT_S_NOT_REGISTERED_DCE):
                 raise error_for(RpcStatus(reply.status), "ept_lookup")
@@ -79,20 +75,38 @@ async def map_interface(machine: Machine, uuid: UUID, version: tuple[int, int]) 
         return []
     if reply.status:
         raise error_for(RpcStatus(reply.status), "ept_map")
-    return [Tower.decode(tower.octets).binding() for tower in reply.towers if tower is not None]
+    found = (_read(machine, tower) for tower in reply.towers)
+    return [tower.binding() for tower in found if tower is not None]
 
 
-async def map_endpoint(machine: Machine, spec: InterfaceSpec) -> int:
-    """The TCP port of an interface. Raises StatusError EPT_S_NOT_REGISTERED."""
+async def map_endpoint(machine: Machine, spec: InterfaceSpec) -> list[int]:
+    """The TCP ports of an interface, at least one. Raises StatusError EPT_S_NOT_REGISTERED.
+
+    A machine may listen on one port for each of its addresses: not every port is reached at every address.
+    """
     bindings = await map_interface(machine, spec.uuid, spec.version)
-    ports = [int(b.endpoint) for b in bindings if b.protseq == "ncacn_ip_tcp" and b.endpoint.isdigit()]
+    found = (tcp_port(b.endpoint) for b in bindings if b.protseq == "ncacn_ip_tcp")
+    ports = list(dict.fromkeys(port for port in found if port is not None))
     if not ports:
         error: StatusError = ServerUnavailable(
             Win32(s.EPT_S_NOT_REGISTERED), f"{spec.name} {spec.uuid} is not registered on {machine.host}"
         )
         error.remedy = "check that the server offering this interface runs there (`oxid epm list`)"
         raise error
-    return ports[0]
+    return ports
+
+
+def _read(machine: Machine, tower: TowerIdl | None) -> Tower | None:
+    """A tower that names a binding; None, and a line in the log, for one that cannot be read."""
+    if tower is None:
+        return None
+    try:
+        found = Tower.decode(tower.octets)
+        found.binding()
+    except (RemoteProtocolError, LocalProtocolError) as error:
+        log.warning("%s: a registration that cannot be read: %s", machine.host, error)
+        return None
+    return found
 
 
 def _connection(machine: Machine) -> AbstractAsyncContextManager[RpcConnection]:

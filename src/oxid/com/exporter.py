@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Coroutine
+from struct import Struct
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
@@ -26,7 +27,14 @@ from oxid.com.interface_pointers import (
 )
 from oxid.com.local_proxy import LocalProxy, local_proxy
 from oxid.com.objref import ExtendedObjRef, HandlerObjRef, StandardObjRef, StdObjRef, decode_objref
-from oxid.com.orpc import EMPTY_ORPCTHAT, check_orpcthis, error_extent, invalid_header, write_orpcthat
+from oxid.com.orpc import (
+    EMPTY_ORPCTHAT,
+    ORPCTHIS_SIZE,
+    check_orpcthis,
+    error_extent,
+    invalid_header,
+    write_orpcthat,
+)
 from oxid.com.reference_table import ExportedObject, InterfacePointer, ReferenceTable
 from oxid.errors import BadStubData, ErrorInfo, NotSupported, OxidError, fault, hresult
 from oxid.interfaces.unknown import IUnknown
@@ -47,6 +55,9 @@ MARSHAL_REFS: Final = 5
 INTEGRITY: Final = 5
 _HEAD: Final = bytes(24) + EMPTY_ORPCTHAT
 """Room for the response header, and an ORPCTHAT without extensions."""
+_orpcthis: Final = Struct("<IIxxxx16xI").unpack_from
+_USUAL: Final = frozenset((5 | minor << 16, 0, 0) for minor in (1, 2, 4, 6, 7))
+"""Version, flags and extensions of nearly every call: nothing in its ORPCTHIS needs a second look."""
 
 
 class Row(NamedTuple):
@@ -189,16 +200,20 @@ class Exporter:
         """Answer one ORPC request, in the order of [MS-DCOM] 3.1.1.5.4."""
         stub = call.stub
         big_endian = call.syntax is not Syntax.NDR20_LE
-        at, _cid, _version, flags = check_orpcthis(stub, big_endian)
+        if big_endian or len(stub) < ORPCTHIS_SIZE or _orpcthis(stub) not in _USUAL:
+            at, _cid, _version, flags = check_orpcthis(stub, big_endian)
+        else:
+            at, flags = ORPCTHIS_SIZE, 0
         security = call.security
         if security is None or security.level < self._minimum_level or security.anonymous:
             self._check_access(call)
         if flags:
             raise invalid_header()
-        pointer = self._by_ipid.get(call.object or b"")
+        pointer = self._by_ipid.get(call.object)  # type: ignore[arg-type]  # None is nobody's IPID
         if pointer is None:
             raise fault(s.RPC_E_DISCONNECTED, "no object has this IPID", executed=False)
-        if call.interface is not pointer.spec and not _is_base(call.interface, pointer.spec):
+        asked = call.context.interface
+        if asked is not pointer.spec and not _is_base(asked, pointer.spec):
             raise fault(s.RPC_E_INVALID_IPID, "the IPID is of another interface", executed=False)
         exported = pointer.exported
         rows = self._rows_be(type(exported.target), pointer.spec) if big_endian else pointer.operations
@@ -206,15 +221,15 @@ class Exporter:
         row: Row | None = rows[opnum] if opnum < len(rows) else None
         if row is None:
             raise fault(s.NCA_S_OP_RNG_ERROR, executed=False)
-        if row.kind or row.pointers:
+        decode, function, encode, _, kind, pointers, _ = row
+        if kind or pointers:
             return self._handle_slowly(call, exported, row, at)
-        arguments = row.decode(stub, at, None)
+        arguments = decode(stub, at, None)
         exported.last_call = self._now()
         out = bytearray(_HEAD)
         set_current_call(call)
         try:
-            result = row.function(exported.target, *arguments)
-            row.encode(out, None, arguments, result)
+            encode(out, None, arguments, function(exported.target, *arguments))
         except Exception as error:  # the edge that must survive whatever an object does
             return self._failure(row, exported, arguments, error)
         finally:

@@ -136,20 +136,21 @@ class Machine:
         Raises AccessDenied, ClassNotRegistered, NoSuchInterface, AuthenticationError, TransportError, TimeoutError.
         """
 
-        async def make() -> I:
-            out = await self._activate(UUID(str(clsid)), [spec_of(interface).uuid], class_object=False)
-            return cast("I", await self._proxy_of(out, interface))
-
-        return Pending(make)
+        return Pending(lambda: self._make(clsid, interface, class_object=False))
 
     def get_class_object(self, clsid: UUID | str, interface: type[I] = IClassFactory) -> Pending[I]:  # type: ignore[assignment]  # the default of a type variable
         """The class object of a class, IClassFactory unless asked otherwise. Raises as `activate`."""
 
-        async def make() -> I:
-            out = await self._activate(UUID(str(clsid)), [spec_of(interface).uuid], class_object=True)
-            return cast("I", await self._proxy_of(out, interface))
+        return Pending(lambda: self._make(clsid, interface, class_object=True))
 
-        return Pending(make)
+    async def _make(self, clsid: UUID | str, interface: type[I], *, class_object: bool) -> I:
+        self._check_open()
+        wanted = UUID(str(clsid)), [spec_of(interface).uuid]
+
+        async def work() -> Proxy:
+            return await self._proxy_of(await self._activate(*wanted, class_object=class_object), interface)
+
+        return cast("I", await self.to_the_end(work(), lambda proxy: self.abandon([proxy])))
 
     async def create_instance(self, factory: IClassFactory, interface: type[I]) -> I:
         """Make an object with a class object. Raises NoSuchInterface."""
@@ -316,10 +317,17 @@ class Machine:
         spec = spec_of(interface)
         if spec.is_object:
             raise NotSupported(f"{spec.name} is a COM interface: use activate")
-        if port is None:
-            port = await map_endpoint(self, spec)
-        using = self.connections.use(self.host, port, self.call_blanket(0))
-        connection = await self._stack.enter_async_context(using)
+        self._check_open()
+        ports = [port] if port is not None else await map_endpoint(self, spec)
+        for number in ports:
+            using = self.connections.use(self.host, number, self.call_blanket(0))
+            try:
+                connection = await self._stack.enter_async_context(using)
+            except TransportError:
+                if number == ports[-1]:
+                    raise
+            else:
+                break
         return await connection.proxy(interface)
 
     # -- proxies -------------------------------------------------------------------------------------------
@@ -445,19 +453,20 @@ class Machine:
         return [(self.host, self._port)] if self.host else []
 
     def _hold(self, remote: RemoteObject) -> None:
-        if not remote.noping and self._agent is not None:
-            target = self._ping_target(remote)
+        if not remote.noping and self._agent is not None and not self._closed:
+            target = remote.pinged_by = self._ping_target(remote)
             self._targets.add(target)
             self._agent.hold(target, remote.oid)
 
     def _let_go(self, remote: RemoteObject) -> None:
-        if not remote.noping and self._agent is not None:
-            self._agent.let_go(self._ping_target(remote), remote.oid)
+        target, remote.pinged_by = remote.pinged_by, None
+        if target is not None and self._agent is not None:
+            self._agent.let_go(target, remote.oid)
 
     def object_gone(self, remote: RemoteObject) -> None:
         """A call found the object dead: pings stop naming it."""
-        if not remote.noping and self._agent is not None:
-            self._agent.object_gone(self._ping_target(remote), remote.oid)
+        if remote.pinged_by is not None and self._agent is not None:
+            self._agent.object_gone(remote.pinged_by, remote.oid)
 
     # -- the rest ------------------------------------------------------------------------------------------
 
@@ -475,38 +484,46 @@ class Machine:
 
     def spawn(self, work: Coroutine[Any, Any, T], *, farewell: bool = False) -> asyncio.Task[T]:
         """Start work that ends with the machine at the latest: cancelled, or awaited where it is a farewell."""
+        task = self._task(work, farewell)
+        task.add_done_callback(self._say_what_failed)
+        return task
+
+    async def to_the_end(
+        self, work: Coroutine[Any, Any, T], give_back: Callable[[T], None], *, farewell: bool = False
+    ) -> T:
+        """Await work that brings references, or gives them back.
+
+        Where the caller is cancelled the work goes on, and `give_back` gets what came of it: a reply that nobody
+        reads would be references that nobody releases. Raises TransportError where the machine ends first.
+        """
+        task = self._task(work, farewell)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+
+            def came_late(late: asyncio.Task[T]) -> None:
+                if not late.cancelled() and late.exception() is None:
+                    give_back(late.result())
+
+            task.add_done_callback(came_late)
+            raise
+        if task.cancelled():
+            raise TransportError(f"{self!r} was closed")
+        return task.result()
+
+    def _task(self, work: Coroutine[Any, Any, T], farewell: bool) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         (self._farewells if farewell else self._tasks).add(task)
         self.world.ledger.task.enter()
         task.add_done_callback(self._task_ended)
         return task
 
-    async def to_the_end(self, work: Coroutine[Any, Any, T], give_back: Callable[[T], None]) -> T:
-        """Await work that brings references. Where the caller is cancelled it goes on, and `give_back` gets what
-        came of it: a reply that nobody reads would be references that nobody releases."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        self.world.ledger.task.enter()
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(lambda late: self._came_late(late, give_back))
-            raise
-        finally:
-            task.add_done_callback(self._asked)
-
-    def _asked(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        self.world.ledger.task.leave()
-
-    def _came_late(self, task: asyncio.Task[T], give_back: Callable[[T], None]) -> None:
-        if not task.cancelled() and task.exception() is None:
-            give_back(task.result())
-
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self._farewells.discard(task)
         self.world.ledger.task.leave()
+
+    def _say_what_failed(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.error("background work of %s failed", self, exc_info=task.exception())
 
@@ -520,7 +537,7 @@ class Machine:
                 version, self._bindings = await self.server_alive()
             except NoSuchInterface:
                 # Not where it was looked for: ask the endpoint mapper, then try again. [MS-DCOM] 3.2.4.1.2.1
-                self._port = await map_endpoint(self, spec_of(IObjectExporter))
+                self._port, *_ = await map_endpoint(self, spec_of(IObjectExporter))
                 version, self._bindings = await self.server_alive()
             self.version = negotiate(version)
             self._old_activation = self.version.minor < 6

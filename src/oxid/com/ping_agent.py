@@ -38,19 +38,25 @@ class PingAgent:
         self._period = period
         self._send: Send[Hashable] = send  # type: ignore[assignment]  # the agent never looks inside a target
         self._sets: dict[Hashable, ClientPingSet] = {}
+        self._one_at_a_time: dict[ClientPingSet, asyncio.Lock] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
     def hold(self, target: Hashable, oid: int) -> None:
+        """Keep `oid` alive until as many `let_go`; its first ping comes within a period."""
+        if self._closed:
+            return
         found = self._sets.get(target)
         if found is None:
             found = self._sets[target] = ClientPingSet()
+            self._one_at_a_time[found] = asyncio.Lock()
             self._world.ledger.client_set.enter()
             if self._task is None:
                 self._start()
         found.hold(oid)
 
     def let_go(self, target: Hashable, oid: int) -> None:
+        """End one `hold`; the resolver hears of it at the next tick."""
         found = self._sets.get(target)
         if found is not None:
             found.let_go(oid)
@@ -119,15 +125,20 @@ class PingAgent:
             self._start()
 
     async def _bring_up_to_date(self, target: Hashable, owed: ClientPingSet) -> None:
+        turn = self._one_at_a_time.get(owed)
+        if turn is None:
+            return  # forgotten meanwhile
         try:
-            async with asyncio.timeout(self._period * 0.4):
+            # The goodbye of one user and the tick may want to tell the same set: the same ping twice would found
+            # two sets over there.
+            async with asyncio.timeout(self._period * 0.4), turn:
                 for _ in range(_ROUNDS_PER_TICK):
                     ping = owed.next_ping()
                     if ping is None:
                         break
                     try:
                         status, set_id = await self._send(target, ping)
-                    except (OxidError, OSError, TimeoutError) as error:
+                    except (OxidError, OSError, TimeoutError, UnicodeError) as error:
                         owed.lost(ping)
                         log.warning("ping of %s failed: %s", target, error)
                         break
@@ -135,13 +146,17 @@ class PingAgent:
                         break
         except TimeoutError:
             log.warning("ping of %s had no answer in %.1f s", target, self._period * 0.4)
+        except Exception:  # a fault that one set meets must not keep the others from being pinged
+            log.exception("ping of %s failed", target)
 
     def _forget_if_finished(self, target: Hashable, held: ClientPingSet) -> None:
         if held.finished and self._sets.get(target) is held:
             self._forget(target)
 
     def _forget(self, target: Hashable) -> None:
-        if self._sets.pop(target, None) is not None:
+        found = self._sets.pop(target, None)
+        if found is not None:
+            del self._one_at_a_time[found]
             self._world.ledger.client_set.leave()
         if not self._sets and self._task is not None:
             self._task.cancel()

@@ -10,7 +10,6 @@ what changed meanwhile waits for the next one, so no change is ever thought to b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,7 +45,9 @@ class ClientPingSet:
         self._unknown: set[int] = set()
 
     def hold(self, oid: int) -> None:
-        """Count one more holder of `oid`; the first one makes it part of the set at the next ping."""
+        """Count one more holder of `oid`; the first one makes it part of the set at the next ping. Whoever has
+        a new reference knows that the object lives, whatever an earlier call found."""
+        self._unknown.discard(oid)
         self._held[oid] = self._held.get(oid, 0) + 1
 
     def let_go(self, oid: int) -> None:
@@ -120,11 +121,6 @@ class ClientPingSet:
         """A call found the object dead: stop naming it, whoever still holds a proxy."""
         if oid in self._held:
             self._unknown.add(oid)
-
-    def forget(self, oids: Iterable[int]) -> None:
-        """Drop holders altogether, as when a whole connection of theirs is given up."""
-        for oid in oids:
-            self._held.pop(oid, None)
 
     def _added(self) -> set[int]:
         return self._held.keys() - self._told - self._unknown

@@ -28,8 +28,7 @@ class PingTarget:
     blanket: Blanket
 
     def __str__(self) -> str:
-        host, port = self.places[0]
-        return f"{host}:{port}"
+        return " ".join(f"{host}:{port}" for host, port in self.places[:1]) or "a resolver without an address"
 
 
 @dataclass(slots=True)
@@ -39,7 +38,9 @@ class _Shared:
     users: int = 0
 
 
-_agents: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[World, float], _Shared]]] = WeakKeyDictionary()
+_agents: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[World, float], _Shared]]] = (
+    WeakKeyDictionary()
+)
 
 
 @asynccontextmanager
@@ -51,10 +52,7 @@ async def agent_of_this_process(world: World, options: ClientOptions) -> AsyncIt
     if shared is None:
         pool = Connections(world, options)
 
-        async def send(target: PingTarget, ping: Ping) -> tuple[int, int]:
-            return await _send(pool, target, ping)
-
-        agent = PingAgent(world, options.ping_period, send)
+        agent = PingAgent(world, options.ping_period, Pinger(pool).send)
         shared = of_loop[key] = _Shared(agent, pool)
     shared.users += 1
     try:
@@ -67,20 +65,41 @@ async def agent_of_this_process(world: World, options: ClientOptions) -> AsyncIt
             await shared.pool.aclose()
 
 
-async def _send(pool: Connections, target: PingTarget, ping: Ping) -> tuple[int, int]:
-    """Send one ping to the first address of the resolver that answers. Raises the last failure."""
-    failure: Exception = ServerUnavailable(Win32(s.RPC_S_SERVER_UNAVAILABLE), "no address")
-    for host, port in dict.fromkeys(target.places):
-        try:
-            async with pool.use(host, port, target.blanket) as connection:
-                resolver: IObjectExporter = await connection.proxy(IObjectExporter)
-                if ping.simple:
-                    return await resolver.simple_ping(ping.set_id), ping.set_id
-                reply = await resolver.complex_ping(
-                    ping.set_id, ping.sequence or 0, list(ping.add) or None, list(ping.remove) or None
-                )
-        except (OxidError, OSError, TimeoutError) as error:
-            failure = error
-        else:
+class Pinger:
+    """Sends pings, each to the address of its resolver that answered last."""
+
+    def __init__(self, pool: Connections) -> None:
+        self._pool = pool
+        self._first: dict[PingTarget, int] = {}
+
+    async def send(self, target: PingTarget, ping: Ping) -> tuple[int, int]:
+        """Send one ping to the first address that answers: (status, SETID). Raises the last failure.
+
+        An address that takes longer than the agent waits is not the first to be tried at the next tick.
+        """
+        failure: Exception = ServerUnavailable(Win32(s.RPC_S_SERVER_UNAVAILABLE), "no address")
+        places, first = target.places, self._first.pop(target, 0)
+        for index in (*range(first, len(places)), *range(first)):
+            # Where this attempt is cancelled, the next ping begins behind it.
+            self._first[target] = (index + 1) % len(places)
+            try:
+                answer = await self._send_to(places[index], target.blanket, ping)
+            except (OxidError, OSError, TimeoutError, UnicodeError) as error:
+                failure = error
+                continue
+            if index:
+                self._first[target] = index
+            else:
+                del self._first[target]
+            return answer
+        raise failure
+
+    async def _send_to(self, place: tuple[str, int], blanket: Blanket, ping: Ping) -> tuple[int, int]:
+        async with self._pool.use(*place, blanket) as connection:
+            resolver: IObjectExporter = await connection.proxy(IObjectExporter)
+            if ping.simple:
+                return await resolver.simple_ping(ping.set_id), ping.set_id
+            reply = await resolver.complex_ping(
+                ping.set_id, ping.sequence or 0, list(ping.add) or None, list(ping.remove) or None
+            )
             return reply.status, reply.set_id
-    raise failure

@@ -46,6 +46,7 @@ class Causality:
 
     def __init__(self, entropy: Entropy) -> None:
         self._prefix = entropy.token(8)
+        # 63 bits, and a start that leaves room for more calls than any process makes
         self._numbers = count(int.from_bytes(entropy.token(6), "little"))
 
     def next(self) -> bytes:
@@ -53,7 +54,7 @@ class Causality:
         call = current_call_or_none()
         if call is not None and call.object is not None and len(call.stub) >= 32:
             return bytes(call.stub[12:28])  # we are inside a call: the same chain
-        return self._prefix + (next(self._numbers) & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little")
+        return self._prefix + next(self._numbers).to_bytes(8, "little")
 
 
 class Proxy:

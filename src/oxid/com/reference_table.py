@@ -147,7 +147,7 @@ class ReferenceTable:
             self._withdraw(pointer)
 
     def discard_if_unreferenced(self, exported: ExportedObject, reason: str) -> None:
-        """Drop an object that was exported for an answer that was never given."""
+        """Drop an object to none of whose interfaces anybody has a reference."""
         if exported.pinned or self._by_oid.get(exported.oid) is not exported:
             return
         if not any(pointer.referenced for pointer in exported.pointers.values()):
@@ -180,8 +180,7 @@ class ReferenceTable:
             return
         del self.by_ipid[pointer.ipid]
         self._world.ledger.interface_pointer.leave()
-        if not exported.pointers and not exported.pinned:
-            self._drop(exported, "released")
+        self.discard_if_unreferenced(exported, "released")
 
     def _drop(self, exported: ExportedObject, reason: str) -> None:
         if self._by_oid.pop(exported.oid, None) is None:

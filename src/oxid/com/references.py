@@ -8,7 +8,7 @@ RemRelease, the last pointer of an object takes it out of its ping set. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -51,7 +51,7 @@ class RemotePointer:
 class RemoteObject:
     """One OID and the interface pointers we hold of it."""
 
-    __slots__ = ("exporter", "noping", "oid", "pointers", "resolver")
+    __slots__ = ("exporter", "noping", "oid", "pinged_by", "pointers", "resolver")
 
     def __init__(self, exporter: RemoteExporter, oid: int, noping: bool, resolver: DualStringArray) -> None:
         self.exporter = exporter
@@ -59,6 +59,8 @@ class RemoteObject:
         self.noping = noping
         self.resolver = resolver
         self.pointers: dict[bytes, RemotePointer] = {}
+        self.pinged_by: Hashable = None
+        """The ping set that keeps it alive; None where none does."""
 
     def pointer_for(self, iid: UUID) -> RemotePointer | None:
         """A pointer held already for an interface: no second RemQueryInterface is needed."""

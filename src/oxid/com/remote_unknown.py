@@ -8,7 +8,7 @@ from uuid import UUID
 
 from oxid.com.exporter import Exporter
 from oxid.com.reference_table import ExportedObject, InterfacePointer
-from oxid.errors import hresult
+from oxid.errors import StatusError, hresult, hresult_for
 from oxid.interfaces.remote_unknown import IRemUnknown2, RemInterfaceRef, RemQiResult, StdObjRef
 from oxid.rpc.interface import spec_of
 from oxid.values import status as s
@@ -54,8 +54,14 @@ class RemoteUnknown(IRemUnknown2):
         references: list[bytes | None] = []
         for iid in iids:
             pointer = self._exporter.query(exported, iid)
-            codes.append(s.E_NOINTERFACE if pointer is None else s.S_OK)
-            references.append(None if pointer is None else self._exporter.objref(pointer).encode())
+            code, reference = s.E_NOINTERFACE, None
+            if pointer is not None:
+                try:
+                    code, reference = s.S_OK, self._exporter.objref(pointer).encode()
+                except StatusError as error:  # too many references to this interface: the others are answered
+                    code = hresult_for(error)
+            codes.append(code)
+            references.append(reference)
         return codes, references
 
     def rem_add_ref(self, refs: Sequence[RemInterfaceRef]) -> list[int]:  # type: ignore[override]  # as above

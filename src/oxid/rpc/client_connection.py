@@ -366,8 +366,18 @@ class ClientConnection(PduStream):
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the server; waiters of whole replies are woken."""
-        at = 0 if self._tail is None and self._need >= 0 else self._continue(data)
         size = len(data)
+        if size >= 24 and self._plain and self._tail is None and self._need >= 0:
+            word, drep, length, auth, call_id, hint, _, _ = _unpack(data)
+            if length == size and word == WORD_RESPONSE and drep == 0x10 and not auth and hint <= MAX_HINT:
+                waiter = self.calls.pop(call_id, None)
+                if waiter is not None:  # one whole reply that came alone
+                    if not waiter.done():
+                        waiter.set_result(data[24:])
+                    elif self._cancelled:
+                        self._cancelled.pop(call_id, None)
+                    return
+        at = 0 if self._tail is None and self._need >= 0 else self._continue(data)
         if self._need < 0:
             return  # what was completed ended the connection
         calls = self.calls

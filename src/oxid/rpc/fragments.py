@@ -26,7 +26,7 @@ _LAST: Final = LAST << 24
 class Partial:
     """A request or response of which fragments are still to come."""
 
-    __slots__ = ("big", "call_id", "chunks", "context", "count", "entry", "object", "opnum", "size")
+    __slots__ = ("big", "call_id", "chunks", "context", "count", "entry", "hint", "object", "opnum", "size")
 
     def __init__(
         self,
@@ -46,6 +46,8 @@ class Partial:
         self.chunks: list[bytes | memoryview] = []
         self.size = 0
         self.count = 0
+        self.hint = 0
+        """alloc_hint of the first fragment of a request."""
 
     @property
     def context_id(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 from oxid.errors import RemoteProtocolError
-from oxid.rpc.pdu import HEADER_SIZE, Header, parse_header
+from oxid.rpc.pdu import HEADER_SIZE, Header, PacketType, parse_header
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -18,6 +18,12 @@ HELD: Final = -1
 """Input is kept, not looked at, until `release`."""
 DEAF: Final = -2
 """Input is thrown away: the connection ends."""
+
+_WITH_TOKENS: Final = frozenset(
+    (PacketType.BIND, PacketType.BIND_ACK, PacketType.ALTER_CONTEXT, PacketType.ALTER_CONTEXT_RESP)
+)
+"""PDUs that are never fragmented, so as long as frag_length can say: a Kerberos ticket of a user in many groups
+does not fit into 5,840 bytes. Windows takes them (raw_protocol.py, auth_mid_pad)."""
 FULL: Final = -3
 """Input is kept, not looked at: as much as may be is under way, or waits for a peer that does not read."""
 
@@ -127,7 +133,7 @@ class PduStream:
             header = parse_header(data, at)
             if header.frag_length < HEADER_SIZE:
                 raise RemoteProtocolError(f"frag_length {header.frag_length}, wanted at least {HEADER_SIZE}")
-            if header.frag_length > self._max_receive:
+            if header.frag_length > self._max_receive and header.ptype not in _WITH_TOKENS:
                 raise RemoteProtocolError(
                     f"fragment of {header.frag_length} bytes, at most {self._max_receive}"
                 )

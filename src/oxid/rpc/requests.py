@@ -116,6 +116,13 @@ def on_request(connection: ServerConnection, pdu: bytes, header: Header) -> None
             stub = body
         else:
             _add(connection, partial, body)
+            if partial.hint > partial.size:  # [MS-RPCE] 2.2.2.6
+                raise Refused(
+                    f"alloc_hint {partial.hint} of a request of {partial.size} bytes in fragments",
+                    s.NCA_S_PROTO_ERROR,
+                    None,
+                    partial.context_id,
+                )
             stub = partial.join()
             connection._partial = None
             connection._settle_plain()
@@ -132,6 +139,7 @@ def on_request(connection: ServerConnection, pdu: bytes, header: Header) -> None
         )
     _add(connection, partial, body)
     if first:
+        partial.hint = hint
         connection._partial = partial
         connection._settle_plain()
         connection.fragment_began()

@@ -31,6 +31,7 @@ class ServerCore:
     """The shared part of a server; connections hold it, nothing here does I/O."""
 
     __slots__ = (
+        "_rpc_call",
         "acceptors",
         "associations",
         "calls_in",
@@ -54,11 +55,22 @@ class ServerCore:
         self.packets_out = 0
         self.protocol_errors = 0
         self.serving = True
+        self._rpc_call = world.ledger.rpc_call
 
     @property
     def calls_out(self) -> int:
         """Calls that this server made itself: none, its clients are objects of their own."""
         return 0
+
+    def count_call(self) -> None:
+        """One call that is answered within the callback that brought it."""
+        self.calls_in += 1
+        self.packets_in += 1
+        self.packets_out += 1
+        counter = self._rpc_call
+        counter.total += 1
+        if counter.live >= counter.peak:
+            counter.peak = counter.live + 1
 
     def note_protocol_error(self, peer: object, error: BaseException) -> None:
         """One line and one count for a peer that broke the rules."""

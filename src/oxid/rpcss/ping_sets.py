@@ -88,6 +88,8 @@ class PingSets:
         self._sets: dict[int, PingSet] = {}
         self._heap: list[tuple[float, int]] = []
         self._of_identity: Counter[str] = Counter()
+        self._empty: dict[str, dict[int, PingSet]] = {}
+        """Sets without objects by identity: kept for late pings, but the first to make room."""
 
     def simple_ping(self, set_id: int, caller: PingCaller, now: float) -> int:
         """Keep a whole set alive; 0x778 where it is unknown, or its time was over before this ping."""
@@ -134,7 +136,7 @@ class PingSets:
         for set_id in holders:
             ping_set = self._sets.get(set_id)
             if ping_set is not None and ping_set.oids.pop(oid, None) is not None and not ping_set.oids:
-                self._counter.leave()
+                self._emptied(ping_set)
 
     def next_deadline(self) -> float | None:
         """When `expire` may have something to do; it is cheap to come too early.
@@ -177,6 +179,8 @@ class PingSets:
     ) -> ComplexPingResult:
         limits, key = self._limits, caller.quota_key
         if len(self._sets) >= limits.sets or self._of_identity[key] >= limits.sets_per_identity:
+            self._make_room(key, now)
+        if len(self._sets) >= limits.sets or self._of_identity[key] >= limits.sets_per_identity:
             if not self._of_identity[key]:
                 del self._of_identity[key]
             return ComplexPingResult(RPC_S_OUT_OF_RESOURCES, 0)
@@ -186,6 +190,7 @@ class PingSets:
         expires_at = now + self._policy.timeout
         ping_set = self._sets[set_id] = PingSet(set_id, caller, sequence, expires_at)
         self._of_identity[key] += 1
+        self._empty.setdefault(key, {})[set_id] = ping_set
         heapq.heappush(self._heap, (expires_at, set_id))
         status = self._add(ping_set, add, now)
         return ComplexPingResult(0 if status == OR_INVALID_OID else status, set_id)
@@ -204,6 +209,7 @@ class PingSets:
             else:
                 if not ping_set.oids:
                     self._counter.enter()
+                    self._forget_empty(ping_set)
                 ping_set.oids[oid] = lease
                 self._leases.hold(lease, ping_set.set_id)
         return status
@@ -212,17 +218,36 @@ class PingSets:
         lease = ping_set.oids.pop(oid, None)
         if lease is not None:
             if not ping_set.oids:
-                self._counter.leave()
+                self._emptied(ping_set)
             self._leases.drop(lease, ping_set.set_id, now)
 
     def _end(self, ping_set: PingSet, now: float) -> None:
         for oid in list(ping_set.oids):
             self._remove(ping_set, oid, now)
         del self._sets[ping_set.set_id]
+        self._forget_empty(ping_set)
         key = ping_set.owner.quota_key
         self._of_identity[key] -= 1
         if not self._of_identity[key]:
             del self._of_identity[key]
+
+    def _emptied(self, ping_set: PingSet) -> None:
+        self._counter.leave()
+        self._empty.setdefault(ping_set.owner.quota_key, {})[ping_set.set_id] = ping_set
+
+    def _forget_empty(self, ping_set: PingSet) -> None:
+        key = ping_set.owner.quota_key
+        of_identity = self._empty.get(key)
+        if of_identity is not None:
+            of_identity.pop(ping_set.set_id, None)
+            if not of_identity:
+                del self._empty[key]
+
+    def _make_room(self, key: str, now: float) -> None:
+        """End what is due, else the identity's own oldest set without objects; its late pings would only have
+        heard that all is well."""
+        if not self.expire(now) and (empty := self._empty.get(key)):
+            self._end(next(iter(empty.values())), now)
 
     def __len__(self) -> int:
         return len(self._sets)

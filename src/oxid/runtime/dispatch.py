@@ -37,10 +37,8 @@ def current_call() -> ServerCall:
     return call
 
 
-def current_call_or_none() -> ServerCall | None:
-    """The call being answered, if there is one."""
-    return _current.get()
-
+current_call_or_none: Final = _current.get
+"""The call being answered, or None: `current_call_or_none()`."""
 
 set_current_call: Final = _set
 """For handlers that are not made by `handler_for`: what `current_call` returns from now on."""

@@ -22,6 +22,7 @@ from oxid.errors import ConfigurationError
 from oxid.interfaces.management import IManagement
 from oxid.rpc.association import Association
 from oxid.rpc.calls import ServerCall
+from oxid.rpc.framing import Buffer
 from oxid.rpc.interface import InterfaceSpec, spec_of
 from oxid.rpc.limits import Limits
 from oxid.rpc.presentation import Handler, Registration
@@ -34,6 +35,9 @@ from oxid.runtime.tcp import face_of
 from oxid.world import World
 
 log: Final = logging.getLogger("oxid.rpc.server")
+
+SMALL: Final = 512
+"""Bytes of a first reply below which what is ready together is joined before it is written."""
 
 
 class Endpoint(NamedTuple):
@@ -90,6 +94,11 @@ class TcpServerConnection(ServerConnection):
         self.stalled = False
         self.relax()
 
+    def send(self, buffer: Buffer) -> None:
+        transport = self.transport
+        if transport is not None:
+            transport.write(buffer)
+
     def flush(self) -> None:
         out = self.outgoing
         self.outgoing = None
@@ -97,6 +106,8 @@ class TcpServerConnection(ServerConnection):
         if out and transport is not None:
             if len(out) == 1:
                 transport.write(out[0])
+            elif len(out[0]) <= SMALL:
+                transport.write(b"".join(out))  # many small replies: one copy is less than a vector of them
             else:
                 transport.writelines(out)
 

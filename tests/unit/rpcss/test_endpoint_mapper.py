@@ -372,7 +372,7 @@ class ClosableHandles(Handles):
         return lambda: self.close(handle)
 
 
-@pytest.mark.req("rpce§6.ept_lookup", "rpce§8.1", "rpce§8.endpoint-mapper-handles")
+@pytest.mark.req("rpce§6.ept_lookup", "rpce§8", "rpce§8.endpoint-mapper-handles")
 def test_a_search_that_rests_for_five_minutes_is_forgotten(mapper):
     for i in range(9):
         mapper.register(tcp(endpoint=str(i + 1)), "a")

@@ -1,0 +1,58 @@
+"""Our client and our host with Kerberos tickets: MIT's KDC and its library are the peers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.kdc import LocalKdc
+from tests.support.host import OxidHost, run_oxid
+
+pytestmark = [pytest.mark.peer("krb5kdc", "kadmin.local", "kinit")]
+
+
+@pytest.fixture(scope="module")
+def kdc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKdc]:
+    with LocalKdc(tmp_path_factory.mktemp("realm")) as realm:
+        realm.add_user("ann", "Secret-9")
+        yield realm
+
+
+@pytest.fixture(scope="module")
+def ticket(kdc: LocalKdc) -> Path:
+    return kdc.ticket("ann", "Secret-9")
+
+
+@pytest.fixture(scope="module")
+def host(kdc: LocalKdc) -> Iterator[OxidHost]:
+    options = ("--keytab", str(kdc.keytab("host/localhost")), "--advertise", "localhost")
+    with OxidHost(ping_period=0.5, options=options, more_environment=kdc.env) as started:
+        yield started
+
+
+@pytest.mark.req("SEC-1", "SEC-9", "SEC-11")
+@pytest.mark.parametrize("level", ["integrity", "privacy"])
+def test_a_ticket_is_enough_to_activate_and_call(
+    host: OxidHost, kdc: LocalKdc, ticket: Path, level: str
+) -> None:
+    done = run_oxid(
+        *("call", "--kerberos", "--level", level, "--json"),
+        *(f"localhost:{host.port}", "Oxid.Calculator", "Add", "40", "2"),
+        **{**kdc.env, "KRB5CCNAME": f"FILE:{ticket}"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"hresult": 0, "out": {"sum": 42}}
+    assert f"authenticated as ann@{kdc.realm}, level {5 if level == 'integrity' else 6}" in host.log()
+    host.wait_for_rest()
+
+
+def test_no_ticket_is_one_line_with_a_remedy(host: OxidHost, kdc: LocalKdc, tmp_path: Path) -> None:
+    done = run_oxid(
+        *("activate", "--kerberos", f"localhost:{host.port}", "B81BB948-688D-436A-9EBA-5F37813E2375"),
+        **{**kdc.env, "KRB5CCNAME": f"FILE:{tmp_path / 'none'}"},
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "kinit" in done.stderr
