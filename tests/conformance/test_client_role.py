@@ -772,6 +772,36 @@ def test_our_legs_and_protected_requests(auth_type: int, level: int, signing: in
     tell(script, play, credentials=USER, level=level, auth_type=auth_type, large_fragments=False)
 
 
+@pytest.mark.req("SEC-3", "REQ-9", "SEC-4")
+@pytest.mark.parametrize("level", [INTEGRITY, PRIVACY])
+def test_our_protected_requests_with_an_object_and_in_fragments(level: int) -> None:
+    identity = bytes(range(16))
+
+    async def script(wire: Wire) -> None:
+        server = await handshake(wire, World.real())
+        try:
+            stub = b""
+            while True:
+                asked = await wire.pdu()
+                assert asked is not None
+                assert len(asked.raw) <= 5840
+                assert asked.raw[24:40] == identity
+                stub += server.open_request(asked)  # the trailer is 16-aligned to the body at 40
+                if asked.flags & LAST:
+                    break
+            assert stub.startswith(bytes(15_001))
+            await wire.send(server.protect(response(b"done", asked.call_id)))
+            await wire.pdu()
+        finally:
+            server.context.close()
+
+    async def play(connection: RpcConnection, context_id: int) -> None:
+        message = bytearray(40) + bytes(15_001)
+        assert await connection.submit(context_id, 0, message, identity) == b"done"
+
+    tell(script, play, credentials=USER, level=level, auth_type=NTLM, large_fragments=False)
+
+
 @pytest.mark.req("SEC-4", "SEC-6", "SEC-8")
 @pytest.mark.parametrize("level", [INTEGRITY, PRIVACY])
 @pytest.mark.parametrize(

@@ -606,58 +606,96 @@ async def name(wire: Any, call_id: int) -> str:
     return str(answer.stub.decode())
 
 
+USER_1, OTHER_2, NOBODY = "user 10 2 IMPERSONATE", "other 10 2 IMPERSONATE", "None 0 1"
+
+# bind: without security (0), or with a context. Then: a new context by alter_context ("+1"), a call that names
+# its context ("1"), or one that does not (""), each with the caller that the server should see.
+DEFAULTS = {
+    "connect1": (
+        1,
+        [("", USER_1), ("1", USER_1), ("+2", ""), ("", NOBODY), ("1", USER_1), ("2", OTHER_2), ("", NOBODY)],
+    ),
+    "connect2": (
+        0,
+        [
+            ("", NOBODY),
+            ("+1", ""),
+            ("", USER_1),
+            ("1", USER_1),
+            ("+2", ""),
+            ("", NOBODY),
+            ("1", USER_1),
+            ("2", OTHER_2),
+        ],
+    ),
+    "connect3": (
+        0,
+        [
+            ("+1", ""),
+            ("", USER_1),
+            ("", USER_1),
+            ("1", USER_1),
+            ("", NOBODY),
+            ("+2", ""),
+            ("", NOBODY),
+            ("2", OTHER_2),
+        ],
+    ),
+    "connect4": (
+        0,
+        [("+1", ""), ("", USER_1), ("+2", ""), ("", OTHER_2), ("", OTHER_2), ("1", USER_1), ("", NOBODY)],
+    ),
+}
+
+
 @pytest.mark.req("SEC-6", "SEC-11")
-def test_one_context_at_level_connect_stands_for_calls_without_a_trailer() -> None:
-    """lsa_multi_auth_connect1: it is the default until there is another one."""
+@pytest.mark.parametrize(("first", "steps"), DEFAULTS.values(), ids=DEFAULTS)
+def test_who_calls_without_a_trailer(first: int, steps: list[tuple[str, str]]) -> None:
+    """lsa_multi_auth_connect1 to 4, with TCP's anonymous caller in place of the pipe's.
+
+    The newest context at level connect stands for such calls, until one call has named its context.
+    """
 
     async def told() -> None:
         async with arena() as there:
             wire = await there.connect()
-            one = Security(there, NTLM, CONNECT, 1)
-            await one.join(wire, PLAIN)
-            assert await name(wire, 1) == "user 10 2 IMPERSONATE"
-            assert await one.caller(wire, 2) == "user 10 2 IMPERSONATE"
-            two = Security(there, NTLM, CONNECT, 2, credentials=OTHER_USER)
-            await two.join(wire, PLAIN, start=ALTER)
-            assert await name(wire, 4) == "None 0 1"
-            assert await one.caller(wire, 5) == "user 10 2 IMPERSONATE"
-            assert await two.caller(wire, 6) == "other 10 2 IMPERSONATE"
-            assert await name(wire, 7) == "None 0 1"
-
-    story(told)
-
-
-@pytest.mark.req("SEC-6", "SEC-11")
-def test_the_default_context_after_an_unauthenticated_bind() -> None:
-    """lsa_multi_auth_connect2, with the anonymous caller of TCP in place of the pipe's."""
-
-    async def told() -> None:
-        async with arena() as there:
-            wire = await there.bound()
-            assert await name(wire, 1) == "None 0 1"
-            one = Security(there, SPNEGO, CONNECT, 1)
-            await one.join(wire, PLAIN, start=ALTER)
-            assert await name(wire, 3) == "user 9 2 IMPERSONATE"
-            assert await one.caller(wire, 4) == "user 9 2 IMPERSONATE"
-            two = Security(there, SPNEGO, CONNECT, 2, credentials=OTHER_USER)
-            await two.join(wire, PLAIN, start=ALTER)
-            assert await name(wire, 6) == "None 0 1"
-            assert await two.caller(wire, 7) == "other 9 2 IMPERSONATE"
-            assert await name(wire, 8) == "None 0 1"
+            known = {
+                "1": Security(there, NTLM, CONNECT, 1),
+                "2": Security(there, NTLM, CONNECT, 2, credentials=OTHER_USER),
+            }
+            if first:
+                await known["1"].join(wire, PLAIN)
+            else:
+                await wire.bound()
+            for call_id, (step, expected) in enumerate(steps, 10):
+                if step.startswith("+"):
+                    await known[step[1:]].join(wire, PLAIN, start=ALTER)
+                elif step:
+                    assert await known[step].caller(wire, call_id) == expected
+                else:
+                    assert await name(wire, call_id) == expected
 
     story(told)
 
 
 @pytest.mark.req("SEC-6")
-def test_several_contexts_that_sign_leave_plain_calls_anonymous() -> None:
-    """lsa_multi_auth_sign_connect1: no context at level connect, so no default."""
+def test_a_context_at_level_connect_beside_ones_that_sign() -> None:
+    """lsa_multi_auth_sign_connect1"""
 
     async def told() -> None:
         async with arena() as there:
             wire = await there.bound()
-            for context_id in (1, 2):
-                await Security(there, NTLM, INTEGRITY, context_id).join(wire, PLAIN, start=ALTER)
-            assert await name(wire, 5) == "None 0 1"
+            signing = [Security(there, NTLM, INTEGRITY, number) for number in (1, 2)]
+            for security in signing:
+                await security.join(wire, PLAIN, start=ALTER)
+            assert await name(wire, 5) == NOBODY
+            assert await signing[0].caller(wire, 6) == "user 10 5 IMPERSONATE"
+            assert await name(wire, 7) == NOBODY
+            await Security(there, NTLM, CONNECT, 3, credentials=OTHER_USER).join(wire, PLAIN, start=ALTER)
+            assert await name(wire, 8) == OTHER_2
+            assert await name(wire, 9) == OTHER_2
+            assert await signing[1].caller(wire, 10) == "user 10 5 IMPERSONATE"
+            assert await name(wire, 11) == NOBODY
 
     story(told)
 

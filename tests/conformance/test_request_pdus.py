@@ -119,6 +119,19 @@ def test_a_request_with_an_object_has_16_bytes_more(size: int) -> None:
     story(told)
 
 
+@pytest.mark.req("REQ-9")
+def test_the_object_of_a_big_endian_request_is_turned_round() -> None:
+    async def told() -> None:
+        async with arena() as there:
+            wire = await there.bound()
+            made = big_endian(request(b"stub", object=OBJECT_ID))
+            assert (await wire.ask(made)).stub == b"stub"
+            # time_low, time_mid and time_hi are numbers, the rest are octets
+            assert there.probe.calls[-1].object == bytes.fromhex("33221100 5544 7766 8899aabbccddeeff")
+
+    story(told)
+
+
 @pytest.mark.req("REQ-9", "REQ-3")
 def test_the_object_of_the_first_fragment_counts_and_every_fragment_has_room_for_one() -> None:
     async def told() -> None:

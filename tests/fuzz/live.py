@@ -27,6 +27,7 @@ from oxid.errors import NotSupported
 from oxid.host import Host
 from oxid.rpc.calls import ServerCall
 from oxid.rpc.interface import spec_of
+from oxid.rpc.limits import Limits
 from oxid.rpc.pdu import PacketType
 from oxid.rpc.server_connection import ServerConnection
 from oxid.rpc.server_core import ServerCore
@@ -39,6 +40,14 @@ from oxid.world import World
 USER, PASSWORD = "admin", "secret"
 RPC_PORT, OBJECT_PORT = 135, 49664
 PING_PERIOD = 120.0
+TIGHT = Limits(
+    max_request=2048,
+    max_fragments=4,
+    max_pending_calls=1,
+    max_presentation_contexts=2,
+    max_security_contexts=1,
+    max_handles=1,
+)
 MAX_STEPS = 10_000
 """Coroutine steps one case may take; a case that takes more hangs."""
 
@@ -260,6 +269,8 @@ class LiveHost(Host):
     """The host as it is, on no network: every service of both its servers is registered."""
 
     def __init__(self, state: Path, *, anonymous: bool) -> None:
+        """`anonymous` lets anybody in, with the usual bounds; the other host's are so tight that most cases meet one."""
+        self.tight = not anonymous
         self.clock = FuzzClock()
         world = World(self.clock, Replayable(1))
         options = HostOptions(
@@ -290,6 +301,9 @@ class LiveHost(Host):
         for core in self.cores.values():
             core.world = core.associations.world = world
             core.acceptors = acceptors
+            if self.tight:
+                core.limits = TIGHT
+                core.associations.max_handles = TIGHT.max_handles
         self.calculator: ExportedObject = self.exporter.export(Calculator(), pinned=True)
         self.reference = self.exporter.marshal(self.calculator.target, spec_of(ICalculator))
 

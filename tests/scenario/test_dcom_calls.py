@@ -626,8 +626,7 @@ def test_the_end_of_a_machine_releases_what_was_still_held(tmp_path):
             async with there.connect() as machine:
                 held = [await machine.activate(CLSID_CALCULATOR, ICalculator) for _ in range(3)]
             await there.at_rest(rest)
-            for proxy in held:
-                await proxy.release()
+            held.clear()  # no warning: nothing is owed any more
 
     asyncio.run(run())
 

@@ -118,7 +118,6 @@ class Machine:
         self._exporter = exporter
         self._causality = Causality(world.entropy)
         self._channels: dict[int, Channel] = {}
-        self._bindings: DualStringArray = EMPTY_BINDINGS
         self._agent = agent
         self._targets: set[PingTarget] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -527,6 +526,11 @@ class Machine:
         if not task.cancelled() and task.exception() is not None:
             log.error("background work of %s failed", self, exc_info=task.exception())
 
+    @property
+    def closed(self) -> bool:
+        """The machine's block has ended; everything it held was given back."""
+        return self._closed
+
     def _check_open(self) -> None:
         if self._closed:
             raise LocalProtocolError(f"{self!r} is closed")
@@ -534,11 +538,11 @@ class Machine:
     async def _start(self, *, probe: bool) -> None:
         if probe:
             try:
-                version, self._bindings = await self.server_alive()
+                version, _ = await self.server_alive()
             except NoSuchInterface:
                 # Not where it was looked for: ask the endpoint mapper, then try again. [MS-DCOM] 3.2.4.1.2.1
                 self._port, *_ = await map_endpoint(self, spec_of(IObjectExporter))
-                version, self._bindings = await self.server_alive()
+                version, _ = await self.server_alive()
             self.version = negotiate(version)
             self._old_activation = self.version.minor < 6
 

@@ -114,8 +114,8 @@ class Proxy:
         await self.release()
 
     def __del__(self) -> None:
-        if getattr(self, "_released", True) or self._pointer is None:
-            return
+        if getattr(self, "_released", True) or self._pointer is None or self._channel.machine.closed:
+            return  # the end of its machine released it
         warnings.warn(f"{self!r} was dropped without release()", ResourceWarning, source=self, stacklevel=2)
         self._channel.drop_later(self._pointer)
 

@@ -20,7 +20,7 @@ from oxid.rpc.presentation import (
     asks_large_fragments,
     negotiate,
 )
-from oxid.rpc.security import AUTH_NTLM, SecurityEntry, check_level
+from oxid.rpc.security import AUTH_NTLM, LEVEL_CONNECT, SecurityEntry, check_level
 from oxid.rpc.server_core import address_text, log
 from oxid.values import status as s
 from oxid.values.status import NtStatus
@@ -136,6 +136,8 @@ def _entry_for(
     if auths is None:
         auths = connection._auths = {}
     auths[trailer.context_id] = entry
+    if level == LEVEL_CONNECT and not connection._explicit:
+        connection._default_auth = entry
     connection._settle_plain()
     return entry
 

@@ -186,12 +186,18 @@ def _open(
             if partial.entry is not None and partial.entry.level != LEVEL_CONNECT:
                 raise RemoteProtocolError("protection ends within a request")
             return partial.entry, pdu[body_at:]
-        entry = next(iter(auths.values())) if len(auths) == 1 else None
+        # The newest context at level connect, until a context is named (lsa_multi_auth_connect*); else nobody,
+        # which is not believed where everything was meant to be protected.
+        entry = connection._default_auth
+        if entry is None and len(auths) == 1:
+            (sole,) = auths.values()
+            if sole.level != LEVEL_CONNECT:
+                raise RemoteProtocolError("request without its protection", s.ERROR_ACCESS_DENIED)
         if entry is not None and entry.failed:
             raise RemoteProtocolError("the security handshake failed", s.ERROR_ACCESS_DENIED)
-        if entry is not None and entry.level != LEVEL_CONNECT:
-            raise RemoteProtocolError("request without its protection", s.ERROR_ACCESS_DENIED)
         return entry, pdu[body_at:]
+    connection._default_auth = None
+    connection._explicit = connection._explicit or trailer.level == LEVEL_CONNECT
     entry = auths.get(trailer.context_id) if auths else None
     if partial is not None:
         # whatever a later trailer says, the first fragment's context must have signed it (multi_auth_first1_last*)

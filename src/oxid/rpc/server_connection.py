@@ -62,6 +62,8 @@ class ServerConnection(PduStream):
     __slots__ = (
         "_auths",
         "_calls",
+        "_default_auth",
+        "_explicit",
         "_last_call_id",
         "_max_send",
         "_orphans",
@@ -95,6 +97,9 @@ class ServerConnection(PduStream):
         self._auths: dict[int, SecurityEntry] | None = None
         self._calls: dict[int, Any] | None = None
         self._waiting: list[ServerCall] | None = None
+        self._default_auth: SecurityEntry | None = None
+        """At level connect: who requests without a sec_trailer come from, see `requests`."""
+        self._explicit = False
         self._orphans: set[int] | None = None
         self._partial: Partial | None = None
         self._plain = True
@@ -611,6 +616,7 @@ class ServerConnection(PduStream):
         self._need = DEAF
         self._tail = self._partial = self._waiting = self.outgoing = None
         auths, self._auths = self._auths, None
+        self._default_auth = None
         if auths:
             for entry in auths.values():
                 entry.context.close()
