@@ -30,7 +30,7 @@ hypothesis.settings.register_profile("long", max_examples=2000, deadline=None, p
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the long forms of fuzz, soak and peer tests")
-    parser.addoption("--fuzz-cases", type=int, help="how many cases the fuzz tests run; 200,000, ten times that with --long")
+    parser.addoption("--fuzz-cases", type=int, help="cases of the fuzz tests; usually 200,000")
 
 
 def pytest_configure(config: pytest.Config) -> None:

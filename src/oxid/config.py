@@ -49,6 +49,10 @@ class Address:
                 raise ConfigurationError(f"{text!r}: an IPv6 address is written in brackets, [ADDRESS]:PORT")
         if not host or any(character.isspace() for character in host):
             raise ConfigurationError(f"{text!r}: no host in front of the port; HOST:PORT was wanted")
+        if ":" not in host and not _can_be_looked_up(host):
+            raise ConfigurationError(
+                f"{text!r}: {host[:60]!r} is no host name: its parts have from 1 to 63 characters"
+            )
         if port is None:
             if default_port is None:
                 raise ConfigurationError(f"{text!r}: no port; HOST:PORT was wanted, port 0 takes a free one")
@@ -176,12 +180,6 @@ def state_directory(environ: Mapping[str, str]) -> Path:
     return Path(base) / "oxid"
 
 
-def ping_period(environ: Mapping[str, str]) -> float:
-    """The ping period in seconds that clients use, from OXID_PING_PERIOD. ConfigurationError"""
-    text = environ.get("OXID_PING_PERIOD")
-    return DEFAULT_PING_PERIOD_S if text is None else float(_named("OXID_PING_PERIOD", parse_period, text))
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One option by its name, wherever it is set."""
@@ -216,6 +214,14 @@ def _named(where: str, parse: Callable[[str], Any], given: Any) -> Any:
         return parse(text)
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from None
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """Whether a name can be asked of the resolver at all: no part empty or too long. RFC 1035 2.3.4"""
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _port(text: str) -> int:

@@ -130,6 +130,14 @@ def request(
     return pdu(REQUEST, body, flags=flags, call_id=call_id, auth_length=max(0, len(auth) - 8))
 
 
+def cancel(call_id: int) -> bytes:
+    return pdu(CO_CANCEL, b"", call_id=call_id)
+
+
+def orphaned(call_id: int) -> bytes:
+    return pdu(ORPHANED, b"", call_id=call_id)
+
+
 def response(
     stub: bytes, call_id: int, *, flags: int = WHOLE, context_id: int = 0, hint: int | None = None
 ) -> bytes:
@@ -362,6 +370,13 @@ async def turns(count: int) -> None:
     """Let the loop go round: what was sent to ourselves arrives and is answered."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Let the loop go round until something is so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not true():
+            await asyncio.sleep(0)
 
 
 # -- The server ---------------------------------------------------------------------------------------

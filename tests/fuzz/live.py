@@ -269,7 +269,7 @@ class LiveHost(Host):
     """The host as it is, on no network: every service of both its servers is registered."""
 
     def __init__(self, state: Path, *, anonymous: bool) -> None:
-        """`anonymous` lets anybody in, with the usual bounds; the other host's are so tight that most cases meet one."""
+        """`anonymous` lets anybody in, within the usual bounds; the other host's are met by many a case."""
         self.tight = not anonymous
         self.clock = FuzzClock()
         world = World(self.clock, Replayable(1))

@@ -24,6 +24,7 @@ from oxid.com.activation_properties import (
     decode_activation_out,
     encode_activation_in,
 )
+from oxid.com.background import BackgroundWork
 from oxid.com.channel import Channel
 from oxid.com.client_marshaller import ClientMarshaller
 from oxid.com.connections import Connections
@@ -92,7 +93,7 @@ class Pending(Generic[I]):
         await cast("Proxy", made).release()
 
 
-class Machine:
+class Machine(BackgroundWork):
     """A connection to one machine's DCOM services. Made by `connect`."""
 
     def __init__(
@@ -106,6 +107,7 @@ class Machine:
     ) -> None:
         """`exporter` is the process's own object exporter, where it has one: see `oxid.host`; `agent` pings for
         what this machine holds."""
+        super().__init__(world.ledger)
         self.host = host
         self.options = options
         self.world = world
@@ -120,9 +122,6 @@ class Machine:
         self._channels: dict[int, Channel] = {}
         self._agent = agent
         self._targets: set[PingTarget] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._farewells: set[asyncio.Task[Any]] = set()
-        """Releases under way: the end of the machine waits for these, while it cancels the other tasks."""
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._old_activation = False
@@ -415,6 +414,18 @@ class Machine:
         pointer.refs -= given
         return pointer.objref(given)
 
+    def take_back(self, objref: bytes) -> None:
+        """What `marshal` gave will not be sent: its references are ours again."""
+        std = cast("StandardObjRef", decode_objref(objref)).std
+        exporter = self._channel(std.oxid).exporter
+        remote = exporter.objects.get(std.oid)
+        pointer = remote.pointers.get(std.ipid.bytes_le) if remote is not None else None
+        if pointer is not None:
+            pointer.refs += std.public_refs
+        elif std.public_refs:
+            exporter.unreleased.append((std.ipid.bytes_le, std.public_refs))
+            self._channel(std.oxid).release_later()
+
     async def dismiss(self, proxies: Sequence[Any]) -> None:
         """Release the proxies that came with a call which is over, save those it kept.
 
@@ -481,56 +492,6 @@ class Machine:
         if not self._closed and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def spawn(self, work: Coroutine[Any, Any, T], *, farewell: bool = False) -> asyncio.Task[T]:
-        """Start work that ends with the machine at the latest: cancelled, or awaited where it is a farewell."""
-        task = self._task(work, farewell)
-        task.add_done_callback(self._say_what_failed)
-        return task
-
-    async def to_the_end(
-        self, work: Coroutine[Any, Any, T], give_back: Callable[[T], None], *, farewell: bool = False
-    ) -> T:
-        """Await work that brings references, or gives them back.
-
-        Where the caller is cancelled the work goes on, and `give_back` gets what came of it: a reply that nobody
-        reads would be references that nobody releases. Raises TransportError where the machine ends first.
-        """
-        task = self._task(work, farewell)
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-
-            def came_late(late: asyncio.Task[T]) -> None:
-                if not late.cancelled() and late.exception() is None:
-                    give_back(late.result())
-
-            task.add_done_callback(came_late)
-            raise
-        if task.cancelled():
-            raise TransportError(f"{self!r} was closed")
-        return task.result()
-
-    def _task(self, work: Coroutine[Any, Any, T], farewell: bool) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
-        (self._farewells if farewell else self._tasks).add(task)
-        self.world.ledger.task.enter()
-        task.add_done_callback(self._task_ended)
-        return task
-
-    def _task_ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        self._farewells.discard(task)
-        self.world.ledger.task.leave()
-
-    def _say_what_failed(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            log.error("background work of %s failed", self, exc_info=task.exception())
-
-    @property
-    def closed(self) -> bool:
-        """The machine's block has ended; everything it held was given back."""
-        return self._closed
-
     def _check_open(self) -> None:
         if self._closed:
             raise LocalProtocolError(f"{self!r} is closed")
@@ -558,15 +519,12 @@ class Machine:
         for channel in channels:
             channel.release_later()
         try:
-            owed: list[Awaitable[Any]] = list(self._farewells)
+            owed: list[Awaitable[Any]] = self.farewells()
             if self._agent is not None:
                 owed += [self._agent.say_goodbye(t, self.options.release_timeout) for t in self._targets]
             await asyncio.gather(*owed)
         finally:
-            tasks = [*self._tasks, *self._farewells]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.end_work()
             await self._stack.aclose()
             await self.connections.aclose()
 

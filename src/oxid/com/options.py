@@ -50,8 +50,10 @@ class ClientOptions:
             period = float(text)
         except ValueError:
             period = 0.0
-        if not period > 0:
-            raise ConfigurationError(f"OXID_PING_PERIOD must be a number of seconds, not {text!r}")
+        if not 0.05 <= period <= 86400:  # as a host's --ping-period
+            raise ConfigurationError(
+                f"OXID_PING_PERIOD: {text!r} is no period: seconds from 0.05 to 86400 were wanted"
+            )
         return cls(ping_period=period)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oxid.errors import AuthenticationError, RemoteProtocolError
+from oxid.ndr.syntax import Syntax
 from oxid.rpc import pdu as p
 from oxid.rpc.calls import ServerCall
 from oxid.rpc.faults import RPC_S_NO_CALL_ACTIVE, RPC_S_SEC_PKG_ERROR
@@ -127,7 +128,7 @@ def on_request(connection: ServerConnection, pdu: bytes, header: Header) -> None
             connection._partial = None
             connection._settle_plain()
             connection.fragment_done()
-        connection.dispatch(partial, stub, pdu)
+        dispatch(connection, partial, stub, pdu)
         return
     hint = p.parse_call(pdu, header)[0]
     if hint > limits.max_request:
@@ -301,3 +302,66 @@ def protected_call(
     else:
         connection._begin(call, reply)
     return True
+
+
+def dispatch(connection: ServerConnection, partial: Partial, stub: bytes, pdu: bytes) -> None:
+    """A request is complete: judge it, then run its handler."""
+    context, entry = partial.context, partial.entry
+    assert context is not None
+    call = ServerCall(
+        connection,
+        context,
+        partial.call_id,
+        partial.opnum,
+        partial.object,
+        stub,
+        None if entry is None else entry.context,
+        Syntax.NDR20_BE if partial.big else context.syntax,
+    )
+    connection.core.calls_in += 1
+    try:
+        if entry is not None:
+            call.entry = entry
+            if entry.level >= LEVEL_PKT:
+                call.stub = connection.without_verification(call, int.from_bytes(pdu[4:8], "little"))
+        if not context.open:
+            admit(call)
+    except Exception as error:
+        connection._queue(connection._refusal(call, error))
+        return
+    if connection.concurrent or not connection._calls:
+        connection._run(call)
+        return
+    if connection._waiting is None:
+        connection._waiting = []
+    connection._waiting.append(call)
+    if len(connection._waiting) >= connection.core.limits.max_pending_calls:
+        connection._fill()
+
+
+def on_cancel(connection: ServerConnection, pdu: bytes, header: Header) -> None:
+    """CO_CANCEL asks for an end, ORPHANED tells that nobody waits; unknown calls are ignored."""
+    if connection.association is None:
+        raise RemoteProtocolError("cancel before bind")
+    trailer = p.parse_trailer(pdu, header, p.HEADER_SIZE)
+    if trailer is not None and connection._auths:
+        entry = connection._auths.get(trailer.context_id)
+        if entry is not None and entry.ready and not entry.failed:
+            try:
+                unprotect(entry, pdu, p.HEADER_SIZE, trailer)
+            except AuthenticationError as error:
+                raise Refused(str(error), RPC_S_SEC_PKG_ERROR) from error
+    orphaned = header.ptype == PacketType.ORPHANED
+    running = connection._calls.get(header.call_id) if connection._calls else None
+    if running is not None:
+        if orphaned:
+            if connection._orphans is None:
+                connection._orphans = set()
+            connection._orphans.add(header.call_id)
+        connection.cancel_call(running)
+    elif connection._waiting and not orphaned:
+        for call in connection._waiting:
+            if call.call_id == header.call_id:
+                connection._waiting.remove(call)
+                connection.send_fault(call.call_id, call.context_id, s.NCA_S_FAULT_CANCEL, executed=False)
+                break

@@ -13,15 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from oxid.errors import AuthenticationError, RemoteProtocolError
-from oxid.ndr.syntax import Syntax
+from oxid.errors import RemoteProtocolError
 from oxid.rpc import pdu as p
 from oxid.rpc.calls import ServerCall
-from oxid.rpc.faults import RPC_S_SEC_PKG_ERROR, fault_of
+from oxid.rpc.faults import fault_of
 from oxid.rpc.fragments import Partial, split, split_protected
 from oxid.rpc.framing import DEAF, FULL, HELD, Buffer, PduStream
 from oxid.rpc.pdu import (
-    HEADER_SIZE,
     LITTLE_ENDIAN,
     REQUEST,
     WORD_MIDDLE_REQUEST,
@@ -31,14 +29,12 @@ from oxid.rpc.pdu import (
     Header,
     PacketType,
 )
-from oxid.rpc.policy import admit
 from oxid.rpc.presentation import NO_CONTEXTS, Contexts
 from oxid.rpc.requests import Refused
 from oxid.rpc.security import (
     LEVEL_PKT,
     SecurityEntry,
     check_verification,
-    unprotect,
 )
 from oxid.rpc.server_core import ServerCore, log
 from oxid.values import status as s
@@ -352,43 +348,11 @@ class ServerConnection(PduStream):
         elif ptype == PacketType.AUTH3:
             handshake.on_auth3(self, pdu, header)
         elif ptype in (PacketType.CO_CANCEL, PacketType.ORPHANED):
-            self._on_cancel(pdu, header, orphaned=ptype == PacketType.ORPHANED)
+            requests.on_cancel(self, pdu, header)
         else:
             raise RemoteProtocolError(f"packet type {ptype} is not for servers")
 
     # Requests ------------------------------------------------------------------------------------
-
-    def dispatch(self, partial: Partial, stub: bytes, pdu: bytes) -> None:
-        """A request is complete: judge it, then run its handler."""
-        context, entry = partial.context, partial.entry
-        assert context is not None
-        security = None if entry is None else entry.context
-        syntax = context.syntax
-        if partial.big:
-            syntax = Syntax.NDR20_BE
-        call = ServerCall(
-            self, context, partial.call_id, partial.opnum, partial.object, stub, security, syntax
-        )
-        core = self.core
-        core.calls_in += 1
-        try:
-            if entry is not None:
-                call.entry = entry
-                if entry.level >= LEVEL_PKT:
-                    call.stub = self.without_verification(call, int.from_bytes(pdu[4:8], "little"))
-            if not context.open:
-                admit(call)
-        except Exception as error:
-            self._queue(self._refusal(call, error))
-            return
-        if not self.concurrent and self._calls:
-            if self._waiting is None:
-                self._waiting = []
-            self._waiting.append(call)
-            if len(self._waiting) >= core.limits.max_pending_calls:
-                self._fill()
-            return
-        self._run(call)
 
     def _run(self, call: ServerCall) -> None:
         self.core.world.ledger.rpc_call.total += 1
@@ -488,32 +452,6 @@ class ServerConnection(PduStream):
                 handle.rundown(handle.value)
             except Exception:
                 log.exception("rundown of a context handle failed")
-
-    def _on_cancel(self, pdu: bytes, header: Header, *, orphaned: bool) -> None:
-        """CO_CANCEL asks for an end, ORPHANED tells that nobody waits; unknown calls are ignored."""
-        if self.association is None:
-            raise RemoteProtocolError("cancel before bind")
-        trailer = p.parse_trailer(pdu, header, HEADER_SIZE)
-        if trailer is not None and self._auths:
-            entry = self._auths.get(trailer.context_id)
-            if entry is not None and entry.ready and not entry.failed:
-                try:
-                    unprotect(entry, pdu, HEADER_SIZE, trailer)
-                except AuthenticationError as error:
-                    raise Refused(str(error), RPC_S_SEC_PKG_ERROR) from error
-        running = self._calls.get(header.call_id) if self._calls else None
-        if running is not None:
-            if orphaned:
-                if self._orphans is None:
-                    self._orphans = set()
-                self._orphans.add(header.call_id)
-            self.cancel_call(running)
-        elif self._waiting and not orphaned:
-            for call in self._waiting:
-                if call.call_id == header.call_id:
-                    self._waiting.remove(call)
-                    self.send_fault(call.call_id, call.context_id, s.NCA_S_FAULT_CANCEL, executed=False)
-                    break
 
     # Bytes out ------------------------------------------------------------------------------------
 
