@@ -1,7 +1,7 @@
 """Everything oxid takes from outside itself: time, randomness, counts. Tests bring their own.
 
-    World.real()                       at the top of a program
-    World(clock=..., entropy=...)      in a test: virtual time, seeded randomness
+World.real()                       at the top of a program
+World(clock=..., entropy=...)      in a test: virtual time, seeded randomness
 """
 
 from __future__ import annotations

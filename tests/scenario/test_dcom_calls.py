@@ -606,6 +606,28 @@ def test_a_dropped_proxy_warns_and_is_released_by_the_loop(tmp_path):
     story(tmp_path, tell)
 
 
+def test_a_cancelled_clone_leaves_no_object(tmp_path):
+    async def tell(there, machine):
+        async with machine.activate(CLSID_CALCULATOR, ICalculator) as calculator:
+            objects = there.live("object")
+            for turns in range(12):
+                call = asyncio.create_task(calculator.clone())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                call.cancel()
+                made = (await asyncio.gather(call, return_exceptions=True))[0]
+                if not isinstance(made, BaseException):
+                    await made.release()
+            await calculator.add(1, 1)
+            for _ in range(500):
+                if there.live("object") == objects:
+                    break
+                await asyncio.sleep(0.001)
+            assert there.live("object") == objects
+
+    story(tmp_path, tell)
+
+
 def test_using_a_released_proxy_says_so(tmp_path):
     async def tell(there, machine):
         calculator = await machine.activate(CLSID_CALCULATOR, ICalculator)

@@ -11,7 +11,8 @@ from tests.support.inprocess import served
 import oxid
 from oxid.com.options import Blanket
 from oxid.com.ping_agent import PingAgent
-from oxid.com.pinging import PingTarget
+from oxid.com.ping_client import Ping
+from oxid.com.pinging import Pinger, PingTarget
 from oxid.com.references import RemoteExporter, tcp_addresses
 from oxid.errors import RemoteProtocolError
 from oxid.interfaces.error_info import ISupportErrorInfo
@@ -380,3 +381,67 @@ def test_letting_go_more_often_than_taking_is_no_harm():
         exporter.let_go(pointer)
     assert len(gone) == 1
     assert exporter.take_unreleased() == [(pointer.ipid, 5)]
+
+
+class Closed:
+    """A pool none of whose addresses answers, save one."""
+
+    def __init__(self, answering):
+        self.answering = answering
+        self.asked = []
+
+    def use(self, host, port, blanket):
+        self.asked.append(host)
+        if host != self.answering:
+            raise oxid.TransportError(f"{host} does not answer")
+        return self
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *exc_info):
+        pass
+
+    async def proxy(self, interface):
+        return self
+
+    async def simple_ping(self, set_id):
+        return 0
+
+
+def test_the_address_that_answered_last_is_pinged_first():
+    async def run():
+        pool = Closed("c")
+        pinger = Pinger(pool)
+        target = PingTarget((("a", 1), ("b", 1), ("c", 1)), Blanket(None, 1, None))
+        assert await pinger.send(target, Ping(7)) == (0, 7)
+        assert await pinger.send(target, Ping(7)) == (0, 7)
+        assert pool.asked == ["a", "b", "c", "c"]
+        pool.answering = "a"  # it moved back
+        assert await pinger.send(target, Ping(7)) == (0, 7)
+        assert pool.asked[4:] == ["c", "a"]
+        pool.answering = None
+        with pytest.raises(oxid.TransportError):
+            await pinger.send(target, Ping(7))
+
+    asyncio.run(run())
+
+
+def test_an_address_that_takes_too_long_is_not_the_first_at_the_next_tick():
+    async def run():
+        pool = Closed("b")
+        pinger = Pinger(pool)
+        target = PingTarget((("a", 1), ("b", 1)), Blanket(None, 1, None))
+        refuse = pool.use
+
+        def hang(host, port, blanket):
+            raise asyncio.CancelledError
+
+        pool.use = hang
+        with pytest.raises(asyncio.CancelledError):
+            await pinger.send(target, Ping(7))
+        pool.use = refuse
+        await pinger.send(target, Ping(7))
+        assert pool.asked == ["b"]
+
+    asyncio.run(run())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from oxid.errors import TransportError
@@ -73,12 +73,7 @@ class BackgroundWork:
         if not task.cancelled() and task.exception() is not None:
             log.error("background work of %s failed", self, exc_info=task.exception())
 
-    @property
-    def closed(self) -> bool:
-        """The machine's block has ended; everything it held was given back."""
-        return self._closed
-
-    def farewells(self) -> list[asyncio.Task[Any]]:
+    def farewells(self) -> list[Awaitable[Any]]:
         """The releases that are under way."""
         return list(self._farewells)
 

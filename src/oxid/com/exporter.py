@@ -86,6 +86,10 @@ class Importer(Protocol):
         """The OBJREF of a proxy, or None for an object that is not one."""
         ...
 
+    def take_back(self, objref: bytes) -> None:
+        """What `marshal` gave will not be sent."""
+        ...
+
     async def dismiss(self, proxies: list[Any]) -> None:
         """The call is over: release the proxies it did not keep."""
         ...
@@ -334,8 +338,7 @@ class Exporter:
         return out
 
     def _call_ended(self, exported: ExportedObject) -> None:
-        exported.calls -= 1
-        exported.last_call = self._now()
+        self.table.call_ended(exported, self._now())
 
     def _check_access(self, call: ServerCall) -> None:
         """Refuse callers below the minimum level, and anonymous ones, unless the host lets anybody in."""
@@ -396,11 +399,12 @@ class Exporter:
 class CallMarshaller:
     """Interface pointers of one call: which references it granted, which proxies it made."""
 
-    __slots__ = ("_exporter", "_granted", "imported")
+    __slots__ = ("_exporter", "_granted", "_passed_on", "imported")
 
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
         self._granted: list[tuple[InterfacePointer, int]] = []
+        self._passed_on: list[bytes] = []
         self.imported: list[Any] = []
 
     def marshal(self, target: Any, declared: type[Any] | None) -> bytes:
@@ -411,6 +415,7 @@ class CallMarshaller:
         if importer is not None:
             passed_on = importer.marshal(target)
             if passed_on is not None:
+                self._passed_on.append(passed_on)
                 return passed_on
         if isinstance(target, TypedPointer):
             target, spec = target.target, target.spec
@@ -445,6 +450,10 @@ class CallMarshaller:
         for pointer, refs in self._granted:
             self._exporter.table.release_refs(pointer, refs)
         self._granted.clear()
+        if self._exporter.importer is not None:
+            for objref in self._passed_on:
+                self._exporter.importer.take_back(objref)
+        self._passed_on.clear()
 
 
 def rows_of(cls: type[Any], spec: InterfaceSpec, syntax: Syntax) -> tuple[Row | None, ...]:

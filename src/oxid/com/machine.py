@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
@@ -492,6 +492,11 @@ class Machine(BackgroundWork):
         if not self._closed and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
 
+    @property
+    def closed(self) -> bool:
+        """The machine's block has ended; everything it held was given back."""
+        return self._closed
+
     def _check_open(self) -> None:
         if self._closed:
             raise LocalProtocolError(f"{self!r} is closed")
@@ -519,7 +524,7 @@ class Machine(BackgroundWork):
         for channel in channels:
             channel.release_later()
         try:
-            owed: list[Awaitable[Any]] = self.farewells()
+            owed = self.farewells()
             if self._agent is not None:
                 owed += [self._agent.say_goodbye(t, self.options.release_timeout) for t in self._targets]
             await asyncio.gather(*owed)

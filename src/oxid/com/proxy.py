@@ -10,6 +10,7 @@ the arguments or results take a longer way, since references must be counted and
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import warnings
 from asyncio import CancelledError
@@ -30,6 +31,7 @@ from oxid.world import Entropy
 
 if TYPE_CHECKING:
     from oxid.com.channel import Channel
+    from oxid.com.client_marshaller import ClientMarshaller
     from oxid.runtime.client import RpcConnection
 
 I = TypeVar("I")  # noqa: E741 - an interface
@@ -146,16 +148,37 @@ class Proxy:
             raise error_for(error.status, origin=error.origin, info=info) from None
 
     async def _call_with_pointers(self, operation: OperationSpec, arguments: tuple[Any, ...]) -> Any:
-        """A call whose arguments or results are interface pointers."""
+        """A call whose arguments or results are interface pointers.
+
+        A caller that is cancelled does not leave the references of a late reply behind: the server is asked to
+        cancel, and what it answers all the same is given back.
+        """
         connection = self._connection
         if connection is None or connection.lost is not None:
             connection = await self._open()
-        codec = operation.codec(Syntax.NDR20_LE)
+        elif connection.stalled:
+            await connection.drain()
         machine = self._channel.machine
         marshaller = machine.marshaller()
+        codec = operation.codec(Syntax.NDR20_LE)
+        out = await marshaller.encode(codec, self._head + self._cid() + _ZERO4, arguments)
         try:
-            out = await marshaller.encode(codec, self._head + self._cid() + _ZERO4, arguments)
-            stub = await connection.call(self._context, operation.opnum, out, self._ipid)
+            waiter = connection.submit(self._context, operation.opnum, out, self._ipid)
+        except TransportError:
+            marshaller.take_back()  # it was not sent
+            raise
+        work = self._finish_with_pointers(waiter, codec, marshaller)
+        try:
+            return await machine.to_the_end(work, lambda _: marshaller.drop_imported())
+        except asyncio.CancelledError:
+            connection.forsake(waiter)
+            raise
+
+    async def _finish_with_pointers(
+        self, waiter: Any, codec: OperationCodec, marshaller: ClientMarshaller
+    ) -> Any:
+        try:
+            stub = await waiter
         except StatusError as error:
             if not error.executed:
                 marshaller.take_back()

@@ -57,7 +57,7 @@ class InterfacePointer:
 class ExportedObject:
     """One OID: the object, its interface pointers, and what must be known before it may be reclaimed."""
 
-    __slots__ = ("calls", "last_call", "oid", "pinned", "pointers", "table", "target")
+    __slots__ = ("calls", "ended", "last_call", "oid", "pinned", "pointers", "table", "target")
 
     def __init__(self, table: ReferenceTable, oid: int, target: Any, pinned: bool) -> None:
         self.table = table
@@ -66,6 +66,8 @@ class ExportedObject:
         self.pinned = pinned
         self.pointers: dict[UUID, InterfacePointer] = {}
         self.calls = 0
+        self.ended: str | None = None
+        """Why it left the table while calls of it still run; the last of them tells `on_dropped`."""
         self.last_call = float("-inf")
 
     def __repr__(self) -> str:
@@ -169,6 +171,13 @@ class ReferenceTable:
                 verdicts[oid] = Verdict.DEAD
         return verdicts
 
+    def call_ended(self, exported: ExportedObject, now: float) -> None:
+        """A call that was counted is over; an object that left the table meanwhile ends with its last one."""
+        exported.calls -= 1
+        exported.last_call = now
+        if exported.ended is not None and not exported.calls:
+            self._end(exported, exported.ended)
+
     def clear(self, reason: str) -> None:
         """Drop everything: the exporter is closing."""
         for exported in list(self._by_oid.values()):
@@ -190,6 +199,12 @@ class ReferenceTable:
             del self.by_ipid[pointer.ipid]
             self._world.ledger.interface_pointer.leave()
         exported.pointers.clear()
+        if exported.calls:
+            exported.ended = reason
+        else:
+            self._end(exported, reason)
+
+    def _end(self, exported: ExportedObject, reason: str) -> None:
         self._world.ledger.object.leave()
         self._on_dropped(exported, reason)
 

@@ -25,7 +25,7 @@ from oxid.errors import (
 from oxid.rpc import pdu as p
 from oxid.rpc import replies
 from oxid.rpc.fragments import Partial, split, split_protected
-from oxid.rpc.framing import DEAF, Buffer, PduStream, take_alike
+from oxid.rpc.framing import DEAF, Buffer, PduStream
 from oxid.rpc.limits import Limits
 from oxid.rpc.pdu import (
     LITTLE_ENDIAN,
@@ -427,11 +427,6 @@ class ClientConnection(PduStream):
                     partial.size += length - 24
                     small = length << 2 < size
                     partial.chunks.append(data[at + 24 : end] if small else memoryview(data)[at + 24 : end])
-                    if length > 24:
-                        most = (self.limits.max_response - partial.size) // (length - 24)
-                        more = take_alike(partial.chunks, data, at, end, most=most, max_hint=MAX_HINT)
-                        partial.size += more * (length - 24)
-                        end += more * length
                     at = end
                     continue
             before = at

@@ -191,31 +191,3 @@ class PduStream:
         self.resume()
         if held:
             self.receive(bytes(held))
-
-
-def take_alike(
-    chunks: list[bytes | memoryview], data: bytes, at: int, end: int, *, most: int, max_hint: int
-) -> int:
-    """Take the fragments behind `data[at:end]` that differ from it in nothing but alloc_hint and their stub.
-
-    A large stub is cut into such ones: comparing 16 bytes at once is cheaper than judging each field. At most
-    `most` are taken, none with an alloc_hint above `max_hint`. Returns how many; their stubs are in `chunks`.
-    """
-    length = end - at
-    head = data[at : at + 16]
-    starts: list[int] = []
-    size = len(data)
-    while (
-        size - end >= length
-        and data.startswith(head, end)
-        and int.from_bytes(data[end + 16 : end + 20], "little") <= max_hint
-        and len(starts) < most
-    ):
-        starts.append(end)
-        end += length
-    if length * (len(starts) + 1) << 2 < size:
-        chunks += [data[start + 24 : start + length] for start in starts]
-    else:  # most of this read: no copy until the last fragment joins them
-        view = memoryview(data)
-        chunks += [view[start + 24 : start + length] for start in starts]
-    return len(starts)

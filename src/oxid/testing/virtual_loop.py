@@ -61,5 +61,3 @@ def virtual_world() -> World:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop), "run the story with run_virtual"
     return World(clock=loop, entropy=SystemEntropy())
-
-
