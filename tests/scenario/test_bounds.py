@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import uvloop
-from tests.support.virtual_time import run_virtual
 
 from oxid.auth import (
     Authenticator,
@@ -39,12 +38,17 @@ from oxid.runtime.client import RpcConnection, open_connection
 from oxid.runtime.dispatch import current_call
 from oxid.runtime.server import RpcServer
 from oxid.testing.raw_rpc import ECHO, Pdu, bind, cancel, echo_registration, element, pdus, request
+from oxid.testing.virtual_loop import run_virtual, virtual_world
 from oxid.values import status as s
 from oxid.world import World
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 RUNNERS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 PATIENCE_S = 60.0
+
+
+async def in_world(story):
+    await story(virtual_world())
 
 
 @interface("60a15ec5-4de8-11d7-a637-005056a20182", version=(1, 0))
@@ -403,7 +407,7 @@ def test_a_connection_without_a_bind_lives_half_a_minute() -> None:
             early.send(request(struct.pack("<I", 1)))
             assert (await early.next()).ptype == PacketType.RESPONSE
 
-    run_virtual(story)
+    run_virtual(in_world(story))
 
 
 @pytest.mark.req("rpce§8", "rpce§8.bind-deadline")
@@ -420,7 +424,7 @@ def test_a_handshake_that_is_never_finished_is_no_bind() -> None:
             assert 29 < world.clock.now() - place.begun < 32
             context.close()
 
-    run_virtual(story)
+    run_virtual(in_world(story))
 
 
 @pytest.mark.req("rpce§8", "rpce§8.partial-pdu")
@@ -443,7 +447,7 @@ def test_whoever_sends_byte_by_byte_has_half_a_minute_for_a_request(drip: str) -
                     await asyncio.sleep(1)
             assert 29 <= world.clock.now() - begun < 40
 
-    run_virtual(story)
+    run_virtual(in_world(story))
 
 
 @pytest.mark.req("rpce§8", "rpce§8.partial-pdu")
@@ -461,7 +465,7 @@ def test_time_in_which_we_do_not_look_is_not_the_peers_fault() -> None:
             peer.send(late[half:])
             assert (await peer.next()).call_id == 10
 
-    run_virtual(story)
+    run_virtual(in_world(story))
 
 
 # -- contexts and handles -------------------------------------------------------------------------------------
@@ -579,7 +583,7 @@ def test_after_so_many_wrong_passwords_even_the_right_one_has_to_wait() -> None:
             await asyncio.sleep(61)
             assert await logon("secret") == 2
 
-    run_virtual(story)
+    run_virtual(in_world(story))
 
 
 @RUNNERS

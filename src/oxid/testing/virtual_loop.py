@@ -3,8 +3,8 @@
     result = run_virtual(story())
     World(clock=loop, ...)            the loop is a Clock: `now` and `utc` follow its time
 
-Sockets within the same process work, since what one end writes is ready at the other before any jump; threads
-and other processes do not, as they need real time.
+Sockets within the same process work: before each jump the loop waits `QUIET_S` of real time for what is on its
+way. Threads and other processes do not, as they need real time of their own.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from oxid.world import SystemEntropy, World
 
 T = TypeVar("T")
+
+
+QUIET_S: Final = 0.003
+"""Real seconds in which loopback delivers whatever is on its way, also on a busy machine."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -25,8 +29,10 @@ class _JumpingSelector(selectors.DefaultSelector):
         self.skipped = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0 if timeout is not None else None)
-        if not ready and timeout:
+        if timeout is None:
+            return super().select(None)
+        ready = super().select(min(timeout, QUIET_S))
+        if not ready:
             self.skipped += timeout
         return ready
 
