@@ -276,7 +276,12 @@ class Host:
 
     def _status(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         ledger = self.world.ledger
-        return {"live": ledger.live(), "peak": ledger.peak(), "total": ledger.total()}
+        servers = (self.rpc_server.core, self.object_server.core)
+        refused = {
+            "protocol_errors": sum(core.protocol_errors for core in servers),
+            "refused_activations": self.activation.refused,
+        }
+        return {"live": ledger.live(), "peak": ledger.peak(), "total": ledger.total(), "refused": refused}
 
     def reload(self, options: HostOptions) -> None:
         """Say what of a new configuration waits for a restart: nothing may change under clients.

@@ -120,6 +120,23 @@ def test_a_control_socket_of_a_host_that_died_is_replaced(tmp_path):
     asyncio.run(run())
 
 
+def test_peers_that_break_the_rules_are_counted_and_disturb_nobody(tmp_path):
+    async def run():
+        async with served(tmp_path, [Calculator]) as there, there.connect() as machine:
+            async with machine.activate(CLSID_CALCULATOR, ICalculator) as calculator:
+                for _ in range(3):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", there.port)
+                    writer.write(b"GET / HTTP/1.0\r\n\r\n" + bytes(16))
+                    assert await reader.read() is not None  # closed, with or without a word
+                    writer.close()
+                    await writer.wait_closed()
+                assert await calculator.add(2, 3) == 5
+                status = there.host._status({})
+                assert status["refused"] == {"protocol_errors": 3, "refused_activations": 0}
+
+    asyncio.run(run())
+
+
 @pytest.mark.req("EPM-3")
 def test_the_mapper_knows_interfaces_and_management_but_no_objects(tmp_path):
     async def run():

@@ -36,4 +36,7 @@ def _table(counts: dict[str, dict[str, int]]) -> list[str]:
         peak, total = counts["peak"].get(kind, 0), counts["total"].get(kind, 0)
         if total:
             lines.append(f"{kind:<20} {live:>8} {peak:>8} {total:>10}")
-    return lines if len(lines) > 1 else ["nothing has happened yet"]
+    refused = [
+        f"{what.replace('_', ' ')}: {count}" for what, count in counts.get("refused", {}).items() if count
+    ]
+    return (lines if len(lines) > 1 else ["nothing has happened yet"]) + refused

@@ -106,8 +106,7 @@ class PduStream:
             self._tail = None
             self._need = 0
             self.fragment_done()
-            pdu = bytes(tail)
-            self._whole(pdu, parse_header(pdu))
+            self.receive(bytes(tail))  # from here on as if it had come in one piece
             return at
 
     def _keep(self, data: bytes, at: int) -> None:
