@@ -32,6 +32,7 @@ from oxid.rpc.pdu import (
     MAX_CALL_ID,
     MAX_HINT,
     REQUEST,
+    WORD_LAST_RESPONSE,
     WORD_MIDDLE_RESPONSE,
     WORD_OBJECT_REQUEST,
     WORD_REQUEST,
@@ -411,10 +412,15 @@ class ClientConnection(PduStream):
             ):
                 at = end
                 continue
-            if word == WORD_MIDDLE_RESPONSE and end <= size and self._partials is not None:
+            if (
+                word in (WORD_MIDDLE_RESPONSE, WORD_LAST_RESPONSE)
+                and end <= size
+                and self._partials is not None
+            ):
                 partial = self._partials.get(call_id)
                 if (
                     partial is not None
+                    and not partial.big
                     and drep == 0x10
                     and not auth
                     and hint <= MAX_HINT
@@ -428,6 +434,9 @@ class ClientConnection(PduStream):
                     small = length << 2 < size
                     partial.chunks.append(data[at + 24 : end] if small else memoryview(data)[at + 24 : end])
                     at = end
+                    if word == WORD_LAST_RESPONSE:
+                        del self._partials[call_id]
+                        self.reply(call_id, partial.join())
                     continue
             before = at
             at = self._take(data, at, size)

@@ -68,6 +68,8 @@ WORD_RESPONSE: Final = VERSION | PacketType.RESPONSE << 16 | (FIRST | LAST) << 2
 
 WORD_MIDDLE_REQUEST: Final = VERSION | PacketType.REQUEST << 16
 WORD_MIDDLE_RESPONSE: Final = VERSION | PacketType.RESPONSE << 16
+WORD_LAST_REQUEST: Final = WORD_MIDDLE_REQUEST | LAST << 24
+WORD_LAST_RESPONSE: Final = WORD_MIDDLE_RESPONSE | LAST << 24
 
 REQUEST: Final = Struct("<IIHHIIHH")
 """first word, drep, frag_length, auth_length, call_id, alloc_hint, context id, opnum (or cancel count)"""

@@ -124,10 +124,8 @@ def on_request(connection: ServerConnection, pdu: bytes, header: Header) -> None
                     None,
                     partial.context_id,
                 )
-            stub = partial.join()
-            connection._partial = None
-            connection._settle_plain()
-            connection.fragment_done()
+            complete(connection, partial, pdu)
+            return
         dispatch(connection, partial, stub, pdu)
         return
     hint = p.parse_call(pdu, header)[0]
@@ -144,6 +142,14 @@ def on_request(connection: ServerConnection, pdu: bytes, header: Header) -> None
         connection._partial = partial
         connection._settle_plain()
         connection.fragment_began()
+
+
+def complete(connection: ServerConnection, partial: Partial, pdu: bytes) -> None:
+    """All fragments of a request are there; `pdu` is the last one."""
+    connection._partial = None
+    connection._settle_plain()
+    connection.fragment_done()
+    dispatch(connection, partial, partial.join(), pdu)
 
 
 def _add(connection: ServerConnection, partial: Partial, body: bytes) -> None:

@@ -22,6 +22,7 @@ from oxid.rpc.framing import DEAF, FULL, HELD, Buffer, PduStream
 from oxid.rpc.pdu import (
     LITTLE_ENDIAN,
     REQUEST,
+    WORD_LAST_REQUEST,
     WORD_MIDDLE_REQUEST,
     WORD_OBJECT_REQUEST,
     WORD_REQUEST,
@@ -247,17 +248,34 @@ class ServerConnection(PduStream):
                     and not auth
                     and self._partial.takes(call_id, hint, length, self.core.limits)
                 ):
-                    # a slice of `data`, not a copy: the only copy is the join of the last fragment; but
-                    # a small one must not keep a whole read alive
+                    # a slice, not a copy (the join makes the one); but a small one must not keep a read alive
                     small = length << 2 < size
                     self._partial.chunks.append(
                         data[at + 24 : end] if small else memoryview(data)[at + 24 : end]
                     )
                     at = end
                     continue
-                before = at
-                at = self._take(data, at, size)
-                if at == before or self._need < 0:
+                if (
+                    word == WORD_LAST_REQUEST
+                    and end <= size
+                    and 24 <= length <= max_receive
+                    and self._partial is not None
+                    and drep == 0x10
+                    and not auth
+                    and self._partial.hint <= self._partial.size + length - 24
+                    and self._partial.takes(call_id, 0, length, self.core.limits)
+                ):
+                    partial = self._partial
+                    partial.chunks.append(memoryview(data)[at + 24 : end])
+                    at = end
+                    self.core.packets_in += 1
+                    requests.complete(self, partial, b"")
+                else:
+                    before = at
+                    at = self._take(data, at, size)
+                    if at == before:
+                        break
+                if self._need < 0:
                     break
                 contexts = self.contexts
                 max_receive = self._max_receive
