@@ -296,7 +296,7 @@ class ServerConnection(PduStream):
                 core.calls_in += calls
                 core.packets_in += calls
                 core.packets_out += calls
-                counter = core.world.ledger.rpc_call
+                counter = core.rpc_call
                 counter.total += calls
                 if counter.live >= counter.peak:
                     counter.peak = counter.live + 1
@@ -395,9 +395,10 @@ class ServerConnection(PduStream):
             work.close()
             self._reject(PacketType.REQUEST, call.call_id, RemoteProtocolError("call id is in use"))
             return
-        self.core.world.ledger.rpc_call.enter()
-        # the ordinary path counts a call when it arrives
-        self.core.world.ledger.rpc_call.total -= 1
+        counter = self.core.rpc_call  # its total was counted when the call arrived
+        counter.live = live = counter.live + 1
+        if live > counter.peak:
+            counter.peak = live
         call.association.pending += 1
         calls[call.call_id] = self.start(call, work)
         if not self.concurrent:
@@ -439,8 +440,7 @@ class ServerConnection(PduStream):
         calls = self._calls
         if calls is None or calls.pop(call.call_id, None) is None:
             return
-        core = self.core
-        core.world.ledger.rpc_call.leave()
+        self.core.rpc_call.live -= 1
         association = call.association
         association.pending -= 1
         if self._need != DEAF:

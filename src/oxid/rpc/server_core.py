@@ -31,7 +31,6 @@ class ServerCore:
     """The shared part of a server; connections hold it, nothing here does I/O."""
 
     __slots__ = (
-        "_rpc_call",
         "acceptors",
         "associations",
         "calls_in",
@@ -40,7 +39,9 @@ class ServerCore:
         "packets_out",
         "protocol_errors",
         "registry",
+        "rpc_call",
         "serving",
+        "task",
         "world",
     )
 
@@ -55,7 +56,8 @@ class ServerCore:
         self.packets_out = 0
         self.protocol_errors = 0
         self.serving = True
-        self._rpc_call = world.ledger.rpc_call
+        self.rpc_call = world.ledger.rpc_call
+        self.task = world.ledger.task
 
     @property
     def calls_out(self) -> int:
@@ -67,7 +69,7 @@ class ServerCore:
         self.calls_in += 1
         self.packets_in += 1
         self.packets_out += 1
-        counter = self._rpc_call
+        counter = self.rpc_call
         counter.total += 1
         if counter.live >= counter.peak:
             counter.peak = counter.live + 1

@@ -131,26 +131,26 @@ class TcpServerConnection(ServerConnection):
             self.server.fragments.pop(self, None)
 
     def start(self, call: ServerCall, work: Coroutine[Any, Any, bytearray]) -> Any:
-        return self.server.loop.create_task(self._drive(call, work))
+        counter = self.core.task
+        counter.total += 1
+        counter.live = live = counter.live + 1
+        if live > counter.peak:
+            counter.peak = live
+        return self.server.loop.create_task(self._drive(call, work), name="oxid call")
 
     async def _drive(self, call: ServerCall, work: Coroutine[Any, Any, bytearray]) -> None:
-        counter = self.core.world.ledger.task
-        counter.enter()
         try:
             reply = await work
         except BaseException as error:
-            self._ended(call, None, error)
+            self.finish(call, None, error)
             if not isinstance(error, Exception | asyncio.CancelledError):
                 raise
         else:
-            self._ended(call, reply, None)
+            self.finish(call, reply)
         finally:
-            counter.leave()
-
-    def _ended(self, call: ServerCall, reply: bytearray | None, error: BaseException | None) -> None:
-        self.finish(call, reply, error)
-        if self.transport is None and not self._calls:
-            self.server.draining.discard(self)
+            self.core.task.live -= 1
+            if self.transport is None and not self._calls:
+                self.server.draining.discard(self)
 
     def cancel_call(self, running: Any) -> None:
         if inspect.getcoroutinestate(running.get_coro()) == inspect.CORO_CREATED:
