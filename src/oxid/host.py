@@ -279,7 +279,8 @@ class Host:
         servers = (self.rpc_server.core, self.object_server.core)
         refused = {
             "protocol_errors": sum(core.protocol_errors for core in servers),
-            "refused_activations": self.activation.refused,
+            "callers": sum(core.refusals for core in servers),
+            "activations": self.activation.refused,
         }
         return {"live": ledger.live(), "peak": ledger.peak(), "total": ledger.total(), "refused": refused}
 

@@ -132,9 +132,22 @@ def test_peers_that_break_the_rules_are_counted_and_disturb_nobody(tmp_path):
                     await writer.wait_closed()
                 assert await calculator.add(2, 3) == 5
                 status = there.host._status({})
-                assert status["refused"] == {"protocol_errors": 3, "refused_activations": 0}
+                assert status["refused"] == {"protocol_errors": 3, "callers": 0, "activations": 0}
 
     asyncio.run(run())
+
+
+def test_a_wrong_password_is_a_refused_caller_and_no_protocol_error(tmp_path, caplog):
+    async def run():
+        async with served(tmp_path, [Calculator]) as there:
+            async with there.connect(oxid.Password("admin", "wrong")) as machine:
+                with pytest.raises(oxid.AccessDenied):
+                    await machine.activate(CLSID_CALCULATOR, ICalculator)
+            assert there.host._status({})["refused"] == {"protocol_errors": 0, "callers": 1, "activations": 0}
+
+    asyncio.run(run())
+    assert "unknown user name or wrong password" in caplog.text
+    assert "protocol error" not in caplog.text
 
 
 @pytest.mark.req("EPM-3")

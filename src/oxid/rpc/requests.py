@@ -21,6 +21,7 @@ from oxid.rpc.security import (
     LEVEL_PKT,
     TRAILER_SHORT,
     VERIFICATION_MAGIC,
+    HandshakeFailed,
     SecurityEntry,
     unprotect,
 )
@@ -201,7 +202,7 @@ def _open(
             if sole.level != LEVEL_CONNECT:
                 raise RemoteProtocolError("request without its protection", s.ERROR_ACCESS_DENIED)
         if entry is not None and entry.failed:
-            raise RemoteProtocolError("the security handshake failed", s.ERROR_ACCESS_DENIED)
+            raise HandshakeFailed("the security handshake failed", s.ERROR_ACCESS_DENIED)
         return entry, pdu[body_at:]
     connection._default_auth = None
     connection._explicit = connection._explicit or trailer.level == LEVEL_CONNECT
@@ -214,7 +215,7 @@ def _open(
     if entry is None:
         raise RemoteProtocolError(f"unknown security context {trailer.context_id}", s.ERROR_ACCESS_DENIED)
     if entry.failed:
-        raise RemoteProtocolError("the security handshake failed", s.ERROR_ACCESS_DENIED)
+        raise HandshakeFailed("the security handshake failed", s.ERROR_ACCESS_DENIED)
     if trailer.auth_type != entry.auth_type or _level(trailer.level) != entry.level:
         raise RemoteProtocolError(
             f"request at level {trailer.level}, its security context has {entry.level}",

@@ -47,6 +47,10 @@ _tails: Final[dict[tuple[int, int, int], tuple[bytes, ...]]] = {}
 """Padding and sec_trailer by (auth_type, level, context id), shared by all connections."""
 
 
+class HandshakeFailed(RemoteProtocolError):
+    """A call under a security context whose handshake was refused; that was told when it happened."""
+
+
 class SecurityEntry:
     """A security context in use on a connection, by the id the client gave it."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from oxid.rpc.association import AssociationTable
 from oxid.rpc.limits import Limits
 from oxid.rpc.presentation import InterfaceRegistry
+from oxid.rpc.security import HandshakeFailed
 from oxid.world import World
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class ServerCore:
         "packets_in",
         "packets_out",
         "protocol_errors",
+        "refusals",
         "registry",
         "rpc_call",
         "serving",
@@ -55,6 +57,7 @@ class ServerCore:
         self.packets_in = 0
         self.packets_out = 0
         self.protocol_errors = 0
+        self.refusals = 0
         self.serving = True
         self.rpc_call = world.ledger.rpc_call
         self.task = world.ledger.task
@@ -76,10 +79,14 @@ class ServerCore:
 
     def note_protocol_error(self, peer: object, error: BaseException) -> None:
         """One line and one count for a peer that broke the rules."""
+        if isinstance(error.__cause__, HandshakeFailed):
+            return
         self.protocol_errors += 1
         log.warning("protocol error from %s: %s", address_text(peer), error)
 
     def note_refusal(self, peer: object, reason: object) -> None:
+        """One line and one count for a caller who was turned away."""
+        self.refusals += 1
         log.warning("refused %s: %s", address_text(peer), reason)
 
     def statistics(self) -> dict[str, int]:
