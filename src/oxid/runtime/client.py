@@ -46,7 +46,7 @@ from oxid.rpc.security import SecurityEntry
 from oxid.runtime.deadlines import DeadlineDriver
 from oxid.runtime.dispatch import Threads
 from oxid.runtime.proxy import proxy_class
-from oxid.runtime.tcp import face_of, transport_error
+from oxid.runtime.tcp import face_of, transport_error, vector_writer
 from oxid.values import status as s
 from oxid.values.status import RPC_S_SEC_PKG_ERROR, Win32
 from oxid.world import World
@@ -128,7 +128,7 @@ class RpcConnection(ClientConnection):
         self.world.ledger.rpc_connection.enter()
         self.peer = transport.get_extra_info("peername")
         self.write = transport.write
-        self.write_all = transport.writelines
+        self.write_all = vector_writer(transport, self.loop)
         transport.set_write_buffer_limits(high=self.limits.write_buffer)
 
     def connection_lost(self, error: Exception | None) -> None:

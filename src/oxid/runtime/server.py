@@ -31,7 +31,7 @@ from oxid.rpc.server_core import Acceptors, ServerCore, address_text
 from oxid.runtime.deadlines import DeadlineDriver
 from oxid.runtime.dispatch import Threads, handler_for
 from oxid.runtime.management import Management
-from oxid.runtime.tcp import face_of
+from oxid.runtime.tcp import face_of, vector_writer
 from oxid.world import World
 
 log: Final = logging.getLogger("oxid.rpc.server")
@@ -109,7 +109,7 @@ class TcpServerConnection(ServerConnection):
             elif len(out[0]) <= SMALL:
                 transport.write(b"".join(out))  # many small replies: one copy is less than a vector of them
             else:
-                transport.writelines(out)
+                vector_writer(transport, self.server.loop)(out)
 
     def hang_up(self) -> None:
         if self.transport is not None:

@@ -8,6 +8,7 @@ Either way an idle connection owns no buffer.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -68,6 +69,18 @@ class SharedBufferFace(asyncio.BufferedProtocol):
 def face_of(connection: Any, loop: asyncio.AbstractEventLoop) -> Any:
     """The protocol object to give to this loop for a connection."""
     return connection if hands_out_bytes(loop) else SharedBufferFace(connection, loop)
+
+
+def vector_writer(transport: Any, loop: asyncio.AbstractEventLoop) -> Callable[[list[Any]], object]:
+    """How several buffers are written at once.
+
+    uvloop takes them as they are. Stock asyncio's `writelines` joins them itself up to 3.11, and in some 3.12 and
+    3.13 it never tells that the peer does not read (CVE-2024-12254): there they are joined here.
+    """
+    if hands_out_bytes(loop):
+        write: Callable[[list[Any]], object] = transport.writelines
+        return write
+    return lambda buffers: transport.write(b"".join(buffers))
 
 
 def transport_error(host: str, port: int, error: OSError | TimeoutError) -> TransportError:
