@@ -79,16 +79,20 @@ class Ledger:
             setattr(self, kind, Counter())
 
     def counter(self, kind: str) -> Counter:
+        """The counter of a kind, by name. Raises AttributeError for one that does not exist."""
         found: Counter = getattr(self, kind)
         return found
 
     def live(self) -> dict[str, int]:
+        """How many of each kind are held now."""
         return {kind: self.counter(kind).live for kind in KINDS}
 
     def peak(self) -> dict[str, int]:
+        """The most of each kind that were ever held at once."""
         return {kind: self.counter(kind).peak for kind in KINDS}
 
     def total(self) -> dict[str, int]:
+        """How many of each kind there have been."""
         return {kind: self.counter(kind).total for kind in KINDS}
 
     def __repr__(self) -> str:

@@ -31,6 +31,7 @@ class Password:
     domain: str = ""
 
     def nt_hash(self) -> bytes:
+        """What NTLM knows of the password, 16 bytes."""
         return nt_hash(self.password)
 
 
@@ -47,6 +48,7 @@ class NtHash:
             raise ConfigurationError(f"an NT hash has 16 bytes, not {len(self.hash)}")
 
     def nt_hash(self) -> bytes:
+        """What NTLM knows of the password, 16 bytes."""
         return self.hash
 
 

@@ -37,6 +37,7 @@ class CoClass:
     """Whether objects answer ISupportErrorInfo."""
 
     def interface(self, iid: UUID) -> InterfaceSpec | None:
+        """The interface `iid` of the class's objects, None if they have none such."""
         return next((spec for spec in self.interfaces if spec.uuid == iid), None)
 
 

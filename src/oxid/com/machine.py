@@ -398,6 +398,7 @@ class Machine(BackgroundWork):
             await proxy.release()
 
     def marshaller(self) -> ClientMarshaller:
+        """For the interface pointers of one call."""
         return ClientMarshaller(self, self._exporter)
 
     def marshal(self, target: Any) -> bytes | None:
@@ -485,6 +486,7 @@ class Machine(BackgroundWork):
         return Blanket.of(self._credentials, self.options, minimum=minimum)
 
     def error(self, code: int, context: str) -> StatusError:
+        """The exception for an HRESULT that this machine answered with."""
         return error_for(HResult(code), context)
 
     def later(self, function: Callable[..., None], *arguments: Any) -> None:

@@ -52,6 +52,7 @@ class Win32(_Code):
         return self.code != 0
 
     def as_hresult(self) -> HResult:
+        """The same error as COM methods return it (HRESULT_FROM_WIN32). [MS-ERREF] 2.1.2"""
         return HResult(0x8007_0000 | (self.code & 0xFFFF)) if self.code else HResult(0)
 
 
