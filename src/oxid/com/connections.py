@@ -8,6 +8,7 @@ from oxid.auth.context import AuthType
 from oxid.com.options import Blanket, ClientOptions
 from oxid.rpc.pdu import MAX_CALL_ID
 from oxid.runtime.client import RpcConnection
+from oxid.runtime.dispatch import Threads
 from oxid.runtime.pool import ConnectionPool
 from oxid.world import World
 
@@ -18,6 +19,7 @@ class Connections:
     def __init__(self, world: World, options: ClientOptions) -> None:
         self._options = options
         self._pool = ConnectionPool(world, idle_s=options.idle_timeout)
+        self._threads = Threads(4)  # for handshakes that block (Kerberos); made at the first one
 
     def use(self, host: str, port: int, blanket: Blanket) -> AbstractAsyncContextManager[RpcConnection]:
         """A connection for a while; it stays open for a time after its last use. Raises TransportError."""
@@ -30,11 +32,13 @@ class Connections:
             target=blanket.target_name or None,
             timeout=self._options.connect_timeout,
             call_timeout=self._options.call_timeout,
+            threads=self._threads,
         )
 
     async def aclose(self) -> None:
         """Close all, also those in use; may be called twice."""
         await self._pool.aclose()
+        self._threads.close()
 
     def __repr__(self) -> str:
         return f"<Connections {self._pool!r}>"
