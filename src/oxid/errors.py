@@ -16,6 +16,7 @@ OxidError
     ├── ObjectGone            RPC_E_DISCONNECTED and its relatives
     ├── ServerUnavailable     nobody listens there, or the server is stopping
     ├── InvalidArgument       E_INVALIDARG, bad stub data
+    ├── CallbackFailed        a server cannot call back; `reason` says what is in between
     └── NotImplementedByPeer  E_NOTIMPL, operation number out of range
 
 Time-outs are Python's own `TimeoutError`.
@@ -167,6 +168,12 @@ class ServerUnavailable(StatusError):
 
 class InvalidArgument(StatusError):
     """The server could not make sense of an argument."""
+
+
+class CallbackFailed(StatusError):
+    """A server cannot call an object of ours back. `reason` is one of name, port, firewall, permission."""
+
+    reason: str = ""
 
 
 class NotImplementedByPeer(StatusError):

@@ -25,6 +25,8 @@ KINDS: Final = (
     "pinged_oid",
     "client_set",
     "endpoint",
+    "local_server",
+    "sink",
     "timer",
     "task",
 )
@@ -71,6 +73,8 @@ class Ledger:
     pinged_oid: Counter
     client_set: Counter
     endpoint: Counter
+    local_server: Counter
+    sink: Counter
     timer: Counter
     task: Counter
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from uuid import UUID
 
 from oxid.ledger import Ledger
@@ -25,6 +25,15 @@ class Clock(Protocol):
         ...
 
 
+@runtime_checkable
+class SleepingClock(Clock, Protocol):
+    """The clock of a machine that can be suspended: `now` and all timers stand still meanwhile."""
+
+    def slept(self) -> float:
+        """Seconds for which the machine has been suspended so far."""
+        ...
+
+
 class Entropy(Protocol):
     def token(self, size: int) -> bytes:
         """Return `size` unpredictable bytes."""
@@ -36,6 +45,11 @@ class SystemClock:
 
     now = staticmethod(time.monotonic)
     utc = staticmethod(time.time)
+
+    @staticmethod
+    def slept() -> float:
+        """What the clock that runs on has more than the one that stands still."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
 
 class SystemEntropy:

@@ -10,7 +10,7 @@ from oxid.auth.authenticator import Authenticator, initiator
 from oxid.auth.context import SEC_TRAILER_SIZE, AuthLevel, AuthType, Impersonation, SecurityContext
 from oxid.auth.credentials import Anonymous, Credentials, Keytab, NtHash, Password, Ticket, nt_hash
 from oxid.auth.failures import FailureLimiter
-from oxid.auth.ntlm import ServerNames
+from oxid.auth.ntlm import ServerNames, check_proof
 
 __all__ = [
     "SEC_TRAILER_SIZE",
@@ -30,6 +30,7 @@ __all__ = [
     "SecurityContext",
     "ServerNames",
     "Ticket",
+    "check_proof",
     "find_account",
     "initiator",
     "nt_hash",

@@ -9,17 +9,15 @@ step (mode 0600), and a reader looks again whenever the file is another one than
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
 from oxid.auth.accounts import Account, AccountTable, check_account_name
 from oxid.errors import ConfigurationError
+from oxid.state_file import locked, replace_text
 
 _FORMAT: Final = 1
 _Result = TypeVar("_Result")
@@ -54,25 +52,11 @@ class FileAccountStore(AccountTable):
         self._change(lambda: AccountTable.remove(self, name))
 
     def _change(self, change: Callable[[], _Result]) -> _Result:
-        with self._locked():
+        with locked(self.path):
             self._refresh()
             result = change()
             self._write()
         return result
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other processes from changing the file; readers are not kept waiting."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigurationError(f"cannot change accounts in {self.path}: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _refresh(self) -> None:
         try:
@@ -98,17 +82,7 @@ class FileAccountStore(AccountTable):
         }
         text = json.dumps({"format": _FORMAT, "accounts": table}, indent=2) + "\n"
         try:
-            # mkstemp makes the file 0600, and it keeps that mode under its new name.
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-            try:
-                with open(descriptor, "w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self.path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+            replace_text(self.path, text)
         except OSError as error:
             self._seen = None
             raise ConfigurationError(f"cannot write accounts to {self.path}: {error.strerror}") from error

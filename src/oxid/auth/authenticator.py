@@ -103,7 +103,8 @@ class Authenticator:
             if with_kerberos:
                 mechanisms.append((spnego.KERBEROS_OID, lambda: self._kerberos(level, None)))
             mechanisms.append((spnego.NTLM_OID, lambda: self._ntlm(level, peer, channel_bindings, None)))
-            return spnego.SpnegoAcceptor(mechanisms, level, counter, blocking=with_kerberos)
+            blocking = with_kerberos or self._asks_elsewhere
+            return spnego.SpnegoAcceptor(mechanisms, level, counter, blocking=blocking)
         raise NotSupported(f"security provider {auth_type} is not offered here; use {self._offer()}")
 
     def _offer(self) -> str:
@@ -121,7 +122,12 @@ class Authenticator:
             limiter=self.limiter,
             peer=peer,
         )
-        return NtlmContext(handshake, level, counter)
+        return NtlmContext(handshake, level, counter, blocking=self._asks_elsewhere)
+
+    @property
+    def _asks_elsewhere(self) -> bool:
+        """Passwords are judged by another process, so a step waits for it."""
+        return getattr(self.accounts, "logon", None) is not None
 
     def _kerberos(self, level: int, counter: Counter | None) -> SecurityContext:
         assert self.keytab is not None

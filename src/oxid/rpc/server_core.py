@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from oxid.rpc.association import AssociationTable
@@ -36,6 +37,7 @@ class ServerCore:
         "associations",
         "calls_in",
         "limits",
+        "on_refusal",
         "packets_in",
         "packets_out",
         "protocol_errors",
@@ -58,6 +60,8 @@ class ServerCore:
         self.packets_out = 0
         self.protocol_errors = 0
         self.refusals = 0
+        self.on_refusal: Callable[[str], object] | None = None
+        """Hears of every caller who was turned away, in words."""
         self.serving = True
         self.rpc_call = world.ledger.rpc_call
         self.task = world.ledger.task
@@ -88,6 +92,8 @@ class ServerCore:
         """One line and one count for a caller who was turned away."""
         self.refusals += 1
         log.warning("refused %s: %s", address_text(peer), reason)
+        if self.on_refusal is not None:
+            self.on_refusal(f"{address_text(peer)}: {reason}")
 
     def statistics(self) -> dict[str, int]:
         return {

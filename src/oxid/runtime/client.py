@@ -10,7 +10,7 @@ The protocol lives in `rpc.client_connection`; here bytes move, handshakes are d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -43,6 +43,7 @@ from oxid.rpc.presentation import (
 )
 from oxid.rpc.replies import Answer
 from oxid.rpc.security import SecurityEntry
+from oxid.runtime import forks
 from oxid.runtime.deadlines import DeadlineDriver
 from oxid.runtime.dispatch import Threads
 from oxid.runtime.proxy import proxy_class
@@ -66,6 +67,7 @@ class RpcConnection(ClientConnection):
         "_by_interface",
         "_call_timeout",
         "_deadlines",
+        "_descriptor",
         "_drained",
         "_group_wanted",
         "_large",
@@ -127,12 +129,15 @@ class RpcConnection(ClientConnection):
         self.transport = transport
         self.world.ledger.rpc_connection.enter()
         self.peer = transport.get_extra_info("peername")
+        self._descriptor = transport.get_extra_info("socket").fileno()
+        forks.watch(self)
         self.write = transport.write
         self.write_all = vector_writer(transport, self.loop)
         transport.set_write_buffer_limits(high=self.limits.write_buffer)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
+        forks.forget(self)
         lost: Exception | None = None
         if error is not None:
             lost = TransportError(f"the connection was lost: {error}")
@@ -145,6 +150,13 @@ class RpcConnection(ClientConnection):
         self.resume_writing()
         if not self.closed_waiter.done():
             self.closed_waiter.set_result(None)
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._descriptor,)
+
+    def after_fork(self) -> None:
+        """We are a child of whoever connected: this is not our connection."""
+        self.lost = self.lost or TransportError("this process is a fork of the one that connected")
 
     def eof_received(self) -> None:
         return None
@@ -165,6 +177,12 @@ class RpcConnection(ClientConnection):
             if self._drained is None:
                 self._drained = self.loop.create_future()
             await asyncio.shield(self._drained)
+
+    @property
+    def local_address(self) -> str:
+        """Our own address on this connection; empty once it is gone."""
+        name = None if self.transport is None else self.transport.get_extra_info("sockname")
+        return str(name[0]) if isinstance(name, tuple) else ""
 
     def hang_up(self) -> None:
         if self.transport is not None:
@@ -344,6 +362,22 @@ class RpcConnection(ClientConnection):
             raise
         return stub
 
+    async def call_to_the_end(
+        self, context_id: int, opnum: int, out: bytearray, late: Callable[[bytes], object]
+    ) -> bytes:
+        """One call whose reply brings what must not be lost: where the caller is cancelled the call is cancelled on
+        the server, too, and `late` gets the reply that comes all the same."""
+        if self.stalled:
+            await self.drain()
+        waiter: asyncio.Future[bytes] = self.submit(context_id, opnum, out)
+        try:
+            return await asyncio.shield(waiter)
+        except asyncio.CancelledError:
+            waiter.add_done_callback(lambda came: came.cancelled() or came.exception() or late(came.result()))
+            if not waiter.done():
+                self.forsake(waiter)
+            raise
+
     def forsake(self, waiter: Any) -> None:
         """Whoever awaited this call went away: cancel it on the server, orphan it if that is not heeded."""
         if self.lost is not None:
@@ -415,6 +449,7 @@ async def connect(
     large_fragments: bool = True,
     group_id: int = 0,
     identify: bool = False,
+    delegate: bool = False,
     threads: Threads | None = None,
 ) -> RpcConnection:
     """Make a connection; whoever calls closes it with `aclose`. See `open_connection`."""
@@ -426,7 +461,13 @@ async def connect(
         if wanted < AuthLevel.CONNECT:
             raise LocalProtocolError(f"level {wanted} has no credentials; leave them out")
         context = initiator(
-            credentials, auth_type, wanted, world=world, target=target or f"host/{host}", identify=identify
+            credentials,
+            auth_type,
+            wanted,
+            world=world,
+            target=target or f"host/{host}",
+            identify=identify,
+            delegate=delegate,
         )
         security = SecurityEntry(1, auth_type, wanted, context)
 

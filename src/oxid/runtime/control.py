@@ -15,20 +15,20 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from oxid.errors import ConfigurationError, TransportError
+from oxid.runtime.local_channel import check_path, is_served
 
-Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+Handler = Callable[[Mapping[str, Any]], "Mapping[str, Any] | Awaitable[Mapping[str, Any]]"]
 
 log = logging.getLogger("oxid.runtime.control")
 
 MAX_LINE: Final = 1 << 16
 _PEER_CREDENTIALS = struct.Struct("3i")
-_SUN_PATH: Final = 107  # sockaddr_un.sun_path less its NUL, linux/un.h
 
 
 @asynccontextmanager
@@ -37,11 +37,8 @@ async def open_control(path: Path, handlers: Mapping[str, Handler]) -> AsyncIter
 
     Raises ConfigurationError where another host serves the same state directory.
     """
-    if len(os.fsencode(path)) > _SUN_PATH:
-        raise ConfigurationError(
-            f"the control socket's path has {len(os.fsencode(path))} bytes, {_SUN_PATH} are allowed: {path}"
-        )
-    if _is_served(path):
+    check_path(path)
+    if is_served(path):
         raise ConfigurationError(f"another host serves {path.parent}: stop it, or choose another --state")
     path.unlink(missing_ok=True)
     open_writers: set[asyncio.StreamWriter] = set()
@@ -53,7 +50,10 @@ async def open_control(path: Path, handlers: Mapping[str, Handler]) -> AsyncIter
                 log.warning("a control request of another user was refused")
                 return
             while line := await reader.readline():
-                writer.write(json.dumps(_answer(line, handlers)).encode() + b"\n")
+                answer = _answer(line, handlers)
+                if isinstance(answer, Awaitable):
+                    answer = await answer
+                writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
         except (OSError, ValueError, asyncio.CancelledError):
             pass  # the asker went away, sent too long a line, or the host stops
@@ -97,17 +97,7 @@ def ask(path: Path, command: str, *, timeout_s: float = 5.0, **arguments: Any) -
     return answer
 
 
-def _is_served(path: Path) -> bool:
-    """Whether anybody listens there, however busy it is."""
-    with socket.socket(socket.AF_UNIX) as link:
-        try:
-            link.connect(str(path))
-        except OSError:
-            return False
-    return True
-
-
-def _answer(line: bytes, handlers: Mapping[str, Handler]) -> Mapping[str, Any]:
+def _answer(line: bytes, handlers: Mapping[str, Handler]) -> Mapping[str, Any] | Awaitable[Mapping[str, Any]]:
     try:
         request = json.loads(line)
         command = request["command"]

@@ -48,6 +48,16 @@ class DeadlineDriver:
         if following is not None:
             self.want(following)
 
+    @property
+    def last_due(self) -> float:
+        """When `expire` was, or is, to be called."""
+        return self._due
+
+    @property
+    def due(self) -> float | None:
+        """When `expire` is to be called next; None while nothing is wanted."""
+        return None if self._handle is None else self._due
+
     def close(self) -> None:
         if self._handle is not None:
             self._handle.cancel()

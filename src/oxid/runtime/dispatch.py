@@ -82,15 +82,24 @@ class Threads:
             pool.shutdown(wait=True)
 
 
+def may_wait(method: F) -> F:
+    """Mark a plain method of an RPC interface that mostly answers at once, and returns a coroutine where not."""
+    method.__oxid_may_wait__ = True  # type: ignore[attr-defined]
+    return method
+
+
 PLAIN: Final = 0
 ASYNC: Final = 1
 THREAD: Final = 2
+EITHER: Final = 3
 
 
 def kind_of(method: Any, operation: OperationSpec | None = None) -> int:
-    """How a method is run: PLAIN, ASYNC or THREAD."""
+    """How a method is run: PLAIN, ASYNC, THREAD, or EITHER of the first two."""
     if inspect.iscoroutinefunction(method):
         return ASYNC
+    if getattr(method, "__oxid_may_wait__", False):
+        return EITHER
     if getattr(method, "__oxid_blocking__", False) or (operation is not None and operation.blocking):
         return THREAD
     return PLAIN
@@ -144,6 +153,12 @@ def handler_for(spec: InterfaceSpec, implementation: object, threads: Threads) -
         encode(out, None, arguments, result)
         return out
 
+    async def finish(call: ServerCall, result: Any, arguments: tuple[Any, ...], encode: Any) -> bytearray:
+        _set(call)
+        out = bytearray(24)
+        encode(out, None, arguments, await result)
+        return out
+
     async def run_in_thread(
         call: ServerCall, method: Any, arguments: tuple[Any, ...], encode: Any
     ) -> bytearray:
@@ -172,6 +187,17 @@ def handler_for(spec: InterfaceSpec, implementation: object, threads: Threads) -
             return out
         if kind == ASYNC:
             return run(call, method, arguments, encode)
+        if kind == EITHER:
+            _set(call)
+            try:
+                result = method(*arguments)
+            finally:
+                _set(None)
+            if inspect.iscoroutine(result):
+                return finish(call, result, arguments, encode)
+            out = bytearray(24)
+            encode(out, None, arguments, result)
+            return out
         return run_in_thread(call, method, arguments, encode)
 
     return handler

@@ -25,20 +25,21 @@ from oxid.world import World
 Connect: TypeAlias = Callable[..., Coroutine[Any, Any, RpcConnection]]
 
 
-class _Pooled:
+class Pooled:
     """A connection, how many use it, and since when nobody does."""
 
-    __slots__ = ("connection", "idle_since", "leases")
+    __slots__ = ("connection", "idle_since", "key", "leases")
 
-    def __init__(self) -> None:
-        self.connection: RpcConnection | None = None
+    def __init__(self, key: Hashable, connection: RpcConnection) -> None:
+        self.key = key
+        self.connection = connection
         self.leases = 0
         self.idle_since = 0.0
 
     @property
     def usable(self) -> bool:
         connection = self.connection
-        return connection is not None and connection.lost is None and connection.last_call_id < MAX_CALL_ID
+        return connection.lost is None and connection.last_call_id < MAX_CALL_ID
 
 
 class ConnectionPool:
@@ -48,9 +49,9 @@ class ConnectionPool:
         self._world = world
         self._idle_s = idle_s
         self._opener = opener
-        self._pooled: dict[Hashable, _Pooled] = {}
+        self._pooled: dict[Hashable, Pooled] = {}
         self._opening: dict[Hashable, asyncio.Lock] = {}
-        self._retired: set[_Pooled] = set()
+        self._retired: set[Pooled] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._deadlines: DeadlineDriver | None = None
         self._closed = False
@@ -58,15 +59,22 @@ class ConnectionPool:
     @asynccontextmanager
     async def connection(self, host: str, port: int, **options: Any) -> AsyncIterator[RpcConnection]:
         """A connection to a server for a while; options as of `client.connect`. Raises TransportError."""
-        key = _key(host, port, options)
-        pooled = await self._lease(key, host, port, options)
-        assert pooled.connection is not None
+        pooled = await self.lease(_key(host, port, options), host, port, options)
         try:
             yield pooled.connection
         finally:
-            self._give_back(key, pooled)
+            self.give_back(pooled)
 
-    async def _lease(self, key: Hashable, host: str, port: int, options: dict[str, Any]) -> _Pooled:
+    def take(self, key: Hashable) -> Pooled | None:
+        """The connection under a key of the caller's, until `give_back`; None where `lease` has to make one."""
+        pooled = self._pooled.get(key)
+        if pooled is None or not pooled.usable:
+            return None
+        pooled.leases += 1
+        return pooled
+
+    async def lease(self, key: Hashable, host: str, port: int, options: dict[str, Any]) -> Pooled:
+        """The same, made where there is none. Raises TransportError."""
         if self._closed:
             raise TransportError("the connection pool is closed")
         pooled = self._pooled.get(key)
@@ -77,20 +85,20 @@ class ConnectionPool:
                     pooled = self._pooled.get(key)
                     if pooled is None or not pooled.usable:
                         if pooled is not None:
-                            self._retire(key, pooled)
-                        fresh = _Pooled()
-                        fresh.connection = await self._opener(host, port, world=self._world, **options)
+                            self._retire(pooled)
+                        connection = await self._opener(host, port, world=self._world, **options)
                         if self._closed:
-                            await fresh.connection.aclose()
+                            await connection.aclose()
                             raise TransportError("the connection pool is closed")
-                        pooled = self._pooled[key] = fresh
+                        pooled = self._pooled[key] = Pooled(key, connection)
             finally:
                 if not lock.locked() and self._opening.get(key) is lock:
                     del self._opening[key]
         pooled.leases += 1
         return pooled
 
-    def _give_back(self, key: Hashable, pooled: _Pooled) -> None:
+    def give_back(self, pooled: Pooled) -> None:
+        """End one lease."""
         pooled.leases -= 1
         if pooled.leases:
             return
@@ -98,7 +106,7 @@ class ConnectionPool:
             self._retired.discard(pooled)
             self._close_later(pooled)
         elif not pooled.usable or self._closed:
-            self._retire(key, pooled)
+            self._retire(pooled)
         else:
             now = self._world.clock.now()
             pooled.idle_since = now
@@ -106,17 +114,16 @@ class ConnectionPool:
                 self._deadlines = DeadlineDriver(asyncio.get_running_loop(), self._world, self._expire)
             self._deadlines.want(now + self._idle_s)
 
-    def _retire(self, key: Hashable, pooled: _Pooled) -> None:
+    def _retire(self, pooled: Pooled) -> None:
         """Give a connection to nobody any more; it is closed when its last user is done."""
-        if self._pooled.get(key) is pooled:
-            del self._pooled[key]
+        if self._pooled.get(pooled.key) is pooled:
+            del self._pooled[pooled.key]
         if pooled.leases:
             self._retired.add(pooled)
         else:
             self._close_later(pooled)
 
-    def _close_later(self, pooled: _Pooled) -> None:
-        assert pooled.connection is not None
+    def _close_later(self, pooled: Pooled) -> None:
         task = asyncio.get_running_loop().create_task(self._close(pooled.connection))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -131,12 +138,12 @@ class ConnectionPool:
 
     def _expire(self, now: float) -> float | None:
         upcoming = None
-        for key, pooled in list(self._pooled.items()):
+        for pooled in list(self._pooled.values()):
             if pooled.leases:
                 continue
             due = pooled.idle_since + self._idle_s
             if due <= now:
-                self._retire(key, pooled)
+                self._retire(pooled)
             elif upcoming is None or due < upcoming:
                 upcoming = due
         return upcoming
@@ -150,8 +157,7 @@ class ConnectionPool:
         self._pooled.clear()
         self._retired.clear()
         for pooled in everything:
-            if pooled.connection is not None:
-                await pooled.connection.aclose()
+            await pooled.connection.aclose()
         while self._closing:
             await asyncio.wait(set(self._closing))
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Coroutine
+import socket
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +29,7 @@ from oxid.rpc.limits import Limits
 from oxid.rpc.presentation import Handler, Registration
 from oxid.rpc.server_connection import ServerConnection, Stepped
 from oxid.rpc.server_core import Acceptors, ServerCore, address_text
+from oxid.runtime import forks
 from oxid.runtime.deadlines import DeadlineDriver
 from oxid.runtime.dispatch import Threads, handler_for
 from oxid.runtime.management import Management
@@ -36,6 +38,8 @@ from oxid.world import World
 
 log: Final = logging.getLogger("oxid.rpc.server")
 
+KEEPALIVE_S: Final = 120
+"""Seconds of silence after which the kernel asks whether a client is still there; it asks eight times."""
 SMALL: Final = 512
 """Bytes of a first reply below which what is ready together is joined before it is written."""
 
@@ -246,8 +250,10 @@ class RpcServer:
 
     # Listening ----------------------------------------------------------------------------------------
 
-    async def listen(self, host: str, port: int | tuple[int, int] = 0) -> Endpoint:
-        """Accept connections; `port` may be a range, of which the first free one is taken.
+    async def listen(
+        self, host: str, port: int | tuple[int, int] = 0, *, avoid: Collection[int] = ()
+    ) -> Endpoint:
+        """Accept connections; `port` may be a range, of which the first free one is taken that is not in `avoid`.
 
         Raises ConfigurationError where the address cannot be bound.
         """
@@ -257,6 +263,8 @@ class RpcServer:
             self._deadlines = DeadlineDriver(loop, self.world, self._expire)
         last: OSError | None = None
         for candidate in range(low, high + 1):
+            if candidate in avoid:
+                continue
             address = _SecondaryAddress()
             try:
                 listener = await loop.create_server(
@@ -272,6 +280,7 @@ class RpcServer:
             endpoint = Endpoint(bound[0], bound[1])
             address.value = b"%d\0" % endpoint.port
             self._listeners.append(listener)
+            forks.watch(self)
             self.endpoints.append(endpoint)
             self.world.ledger.endpoint.enter()
             return endpoint
@@ -282,8 +291,22 @@ class RpcServer:
     def _face(self, address: _SecondaryAddress) -> Any:
         return face_of(TcpServerConnection(self, address.value), self.loop)
 
+    def descriptors(self) -> list[int]:
+        """The sockets of its listeners and connections, for children that must not have them."""
+        found = [listening.fileno() for listener in self._listeners for listening in listener.sockets]
+        for connection in self.connections:
+            transport = connection.transport
+            if transport is not None:
+                found.append(transport.get_extra_info("socket").fileno())
+        return found
+
+    def after_fork(self) -> None:
+        """Nobody is served in a child."""
+        self._closing = True
+
     async def aclose(self) -> None:
         """Stop accepting, cut every connection, wait for what still runs. May be called twice."""
+        forks.forget(self)
         self._closing = True
         self.core.serving = False
         listeners, self._listeners = self._listeners, []
@@ -332,6 +355,8 @@ class RpcServer:
             transport.abort()
             return
         transport.set_write_buffer_limits(high=limits.write_buffer)
+        if isinstance(peer, tuple):
+            _look_for_the_vanished(transport.get_extra_info("socket"))
         deadline = self.world.clock.now() + limits.bind_timeout
         self._unbound[connection] = deadline
         assert self._deadlines is not None
@@ -428,6 +453,14 @@ class RpcServer:
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.endpoints)) or "nowhere"
         return f"<RpcServer on {where}, {len(self.connections)} connections>"
+
+
+def _look_for_the_vanished(link: Any) -> None:
+    """A machine that vanished says nothing, and its connection stays: let the kernel ask whether it is there."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S // 4)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 8)
 
 
 class _SecondaryAddress:

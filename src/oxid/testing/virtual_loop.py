@@ -4,19 +4,22 @@
     World(clock=loop, ...)            the loop is a Clock: `now` and `utc` follow its time
 
 Sockets within the same process work: before each jump the loop waits `QUIET_S` of real time for what is on its
-way. Threads and other processes do not, as they need real time of their own.
+way, and time stands still while the default executor works, which looks names up. Other threads and processes do
+not work, as they need real time of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from oxid.world import SystemEntropy, World
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 QUIET_S: Final = 0.003
@@ -27,12 +30,14 @@ class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.skipped = 0.0
+        self.held = 0
+        """Jobs that need real time."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             return super().select(None)
         ready = super().select(min(timeout, QUIET_S))
-        if not ready:
+        if not ready and not self.held:
             self.skipped += timeout
         return ready
 
@@ -43,6 +48,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        future = super().run_in_executor(executor, func, *args)
+        if executor is None:
+            self._jumping.held += 1
+            future.add_done_callback(self._job_done)
+        return future
+
+    def _job_done(self, _: object) -> None:
+        self._jumping.held -= 1
 
     def time(self) -> float:
         return self._jumping.skipped

@@ -208,13 +208,27 @@ class DualStringArray:
         if security_offset > entries:
             raise wrong(f"security bindings at entry {security_offset} of {entries}")
         middle, end = begin + security_offset * 2, begin + entries * 2
-        return cls(
-            _string_bindings(Cursor(data, begin, middle, wrong=wrong)),
-            _security_bindings(Cursor(data, middle, end, wrong=wrong)),
-        )
+        # A machine's bindings come with every reference to one of its objects.
+        key = bytes(data[begin:end]), security_offset
+        found = _known.get(key)
+        if found is None:
+            found = cls(
+                _string_bindings(Cursor(data, begin, middle, wrong=wrong)),
+                _security_bindings(Cursor(data, middle, end, wrong=wrong)),
+            )
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            if len(key[0]) <= _KNOWN_SIZE:
+                _known[key] = found
+        return found
 
 
 EMPTY_BINDINGS: Final = DualStringArray()
+
+_MOST_KNOWN: Final = 512
+_KNOWN_SIZE: Final = 2048
+_known: dict[tuple[bytes, int], DualStringArray] = {}
+"""Arrays that were read lately, by their body and security offset: values, so that sharing them is safe."""
 
 
 def _string_bindings(cursor: Cursor) -> tuple[DcomBinding, ...]:

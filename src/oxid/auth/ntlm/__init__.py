@@ -6,8 +6,8 @@ initiator, acceptor   the two ends of the handshake
 session    signatures on PDUs
 """
 
-from oxid.auth.ntlm.acceptor import AcceptorHandshake, ServerNames
+from oxid.auth.ntlm.acceptor import AcceptorHandshake, ServerNames, check_proof
 from oxid.auth.ntlm.initiator import InitiatorHandshake
 from oxid.auth.ntlm.session import NtlmContext
 
-__all__ = ["AcceptorHandshake", "InitiatorHandshake", "NtlmContext", "ServerNames"]
+__all__ = ["AcceptorHandshake", "InitiatorHandshake", "NtlmContext", "ServerNames", "check_proof"]

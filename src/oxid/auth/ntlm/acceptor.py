@@ -9,8 +9,9 @@ Proof and MIC are computed over the bytes as they came, since clients differ in 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from oxid.auth.accounts import Account, AccountStore, find_account
 from oxid.auth.context import SEC_E_BAD_BINDINGS, invalid_token, logon_failure
@@ -32,6 +33,9 @@ _SUPPORTED: Final = (
 )  # fmt: skip
 
 _NOBODY: Final = Account("", bytes(16))
+
+Logon: TypeAlias = Callable[[str, str, bytes, bytes], "tuple[Account, bytes] | None"]
+"""(domain, user, server challenge, NT response) -> what `check_proof` returns: asked of another process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +160,16 @@ class AcceptorHandshake:
         if len(response) < 16 + 28 + 4:
             # 24 bytes is NTLMv1: too weak to be let in, however right it may be.
             raise logon_failure(f"NT response of {len(response)} bytes: only NTLMv2 is accepted")
-        account = find_account(self._accounts, proof.domain, proof.user)
-        nt_hash = (account or _NOBODY).nt_hash
-        # Some clients leave the domain out of the key although they send it. [MS-NLMP] 3.2.5.1.2
-        for domain in (proof.domain, "") if proof.domain else ("",):
-            key = ntowf_v2(nt_hash, proof.user, domain)
-            expected = hmac_md5(key, challenge.server_challenge + response[16:])
-            if hmac.compare_digest(expected, response[:16]) and account is not None:
-                return account, hmac_md5(key, expected)
-        raise logon_failure()
+        elsewhere: Logon | None = getattr(self._accounts, "logon", None)
+        if elsewhere is not None:
+            found = elsewhere(proof.domain, proof.user, challenge.server_challenge, response)
+        else:
+            found = check_proof(
+                self._accounts, proof.domain, proof.user, challenge.server_challenge, response
+            )
+        if found is None:
+            raise logon_failure()
+        return found
 
     def _session_key(self, flags: int, session_base_key: bytes, proof: m.Authenticate) -> bytes:
         if not (flags & m.KEY_EXCHANGE and flags & (m.SIGN | m.SEAL)):
@@ -196,3 +201,19 @@ class AcceptorHandshake:
             blob.pairs.get(m.AV_CHANNEL_BINDINGS, bytes(16)), wanted
         ):
             raise AuthenticationError("wrong or missing channel bindings", HResult(SEC_E_BAD_BINDINGS))
+
+
+def check_proof(
+    accounts: AccountStore, domain: str, user: str, server_challenge: bytes, response: bytes
+) -> tuple[Account, bytes] | None:
+    """The account whose password made an NTLMv2 response, and the session base key; None for a wrong one.
+    [MS-NLMP] 3.3.2"""
+    account = find_account(accounts, domain, user)
+    nt_hash = (account or _NOBODY).nt_hash
+    # Some clients leave the domain out of the key although they send it. [MS-NLMP] 3.2.5.1.2
+    for of_key in (domain, "") if domain else ("",):
+        key = ntowf_v2(nt_hash, user, of_key)
+        expected = hmac_md5(key, server_challenge + response[16:])
+        if hmac.compare_digest(expected, response[:16]) and account is not None:
+            return account, hmac_md5(key, expected)
+    return None

@@ -75,6 +75,7 @@ class NtlmContext(Counted):
         "_send_sequence",
         "admin",
         "anonymous",
+        "blocking",
         "complete",
         "header_signing",
         "impersonation",
@@ -86,11 +87,14 @@ class NtlmContext(Counted):
     )
 
     auth_type: int = AuthType.NTLM
-    blocking: bool = False
     odd_legs: bool = True
 
-    def __init__(self, handshake: Handshake, level: int, counter: Counter | None = None) -> None:
+    def __init__(
+        self, handshake: Handshake, level: int, counter: Counter | None = None, *, blocking: bool = False
+    ) -> None:
+        """`blocking`: the accounts are another process's, which a step has to ask."""
         super().__init__(counter)
+        self.blocking: bool = blocking
         self._handshake: Handshake | None = handshake
         self._of_client = handshake.of_client
         self.level: int = level
