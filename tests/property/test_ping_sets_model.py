@@ -8,17 +8,25 @@ from uuid import UUID
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.support.resolver import sweep
 
 from oxid.com.reference_table import Verdict
 from oxid.ledger import Ledger
-from oxid.rpcss.oid_leases import PingPolicy
+from oxid.rpcss.oid_table import PingPolicy
 from oxid.rpcss.oxid_resolver import OxidResolver
 from oxid.rpcss.ping_sets import PingCaller
 from oxid.values.bindings import DualStringArray
 
-PERIOD, TIMEOUT = 120, 360
+PERIOD, TIMEOUT, SWEEP = 120, 360, 10
 CALLER = PingCaller("alice")
 SEQUENCES = st.sampled_from([0, 1, 2, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF])
+
+
+def tick(when):
+    """When the sweep sees to what is due."""
+    return -(-when // SWEEP) * SWEEP
+
+
 PICK = st.integers(0, 5)
 PICKS = st.lists(PICK, max_size=4)
 
@@ -35,6 +43,7 @@ class ResolverModel(RuleBasedStateMachine):
         """Live objects: when they were marshalled, and when they may go where nobody holds them."""
         self.sets = {}
         """SETID -> [sequence, last ping, members]"""
+        self.seen_to = {}
         self.freed = {}
         self.busy = set()
         self.swept = True
@@ -63,14 +72,20 @@ class ResolverModel(RuleBasedStateMachine):
     def let_go(self, members):
         for oid in members - self.held():
             if oid in self.grace:
-                marshalled = self.grace[oid][0]
-                self.grace[oid] = (marshalled, max(self.now, marshalled + TIMEOUT))
+                self.rest(oid, self.grace[oid][0] + TIMEOUT)
+
+    def rest(self, oid, until):
+        """Nobody holds an object: it may go at once where its grace is over, else with the sweep behind that."""
+        marshalled = self.grace[oid][0]
+        self.grace[oid] = (marshalled, max(self.now, until))
+        self.seen_to[oid] = self.now if until <= self.now else tick(until)
 
     @rule()
     def export(self):
         if len(self.grace) < 5:
             oid = self.resolver.add_oid(self.oxid, self.now)
             self.grace[oid] = (self.now, self.now + TIMEOUT)
+            self.rest(oid, self.now + TIMEOUT)
 
     @rule(pick=PICK)
     def marshal_again(self, pick):
@@ -78,16 +93,17 @@ class ResolverModel(RuleBasedStateMachine):
         self.resolver.marshalled(oid, self.now)
         if oid in self.grace:
             self.grace[oid] = (self.now, self.now + TIMEOUT)
+            self.rest(oid, self.now + TIMEOUT)
 
     @rule(pick=PICK)
     def release(self, pick):
         oid = self.oid(pick)
         assert self.resolver.remove_oid(oid, self.now) == (oid in self.grace)
-        self.forget(oid)
+        self.forget(oid, released=True)
 
-    def forget(self, oid):
+    def forget(self, oid, released):
         if self.grace.pop(oid, None):
-            self.freed[oid] = self.now
+            self.freed[oid] = self.now if released else float("-inf")
             for ping_set in self.sets.values():
                 ping_set[2].discard(oid)
 
@@ -121,6 +137,8 @@ class ResolverModel(RuleBasedStateMachine):
         before = set(ping_set[2]) | {o for o in adds if o in self.grace}
         ping_set[0], ping_set[1] = sequence, self.now
         ping_set[2] = before - set(removes)
+        for oid in before & set(removes):  # its client may have handed it on
+            self.grace[oid] = (self.now, self.grace[oid][1])
         self.let_go(before)
 
     def remembered(self, oid):
@@ -143,29 +161,42 @@ class ResolverModel(RuleBasedStateMachine):
     def pass_time(self, seconds):
         self.now += seconds
         self.swept = True
-        for set_id in [i for i, s in self.sets.items() if self.now - s[1] >= TIMEOUT]:
-            members = self.sets.pop(set_id)[2]
-            self.let_go(members)
-        due = {o for o, (_, at) in self.grace.items() if o not in self.held() and at <= self.now}
+        asked = set()
 
         def reclaim(oxid, oids):
             assert oxid == self.oxid
+            asked.update(oids)
             return [Verdict.BUSY if o in self.busy else Verdict.DEAD for o in oids]
 
-        gone = self.resolver.sweep(self.now, reclaim)
-        assert set(gone) == due - self.busy
-        for oid in due:
+        gone = sweep(self.resolver, self.now, reclaim)
+        left = self.resolver.tables().sets
+        for set_id, (_, last, members) in list(self.sets.items()):
+            over, seen_to = self.now >= last + TIMEOUT, self.now >= tick(last + TIMEOUT)
+            assert (
+                (seen_to and bool(members)) <= (set_id not in left) <= over
+            )  # nobody is woken for empty ones
+            if set_id not in left:
+                del self.sets[set_id]
+                self.let_go(members)
+        free = [o for o in self.grace if o not in self.held()]
+        must = {o for o in free if self.now >= self.seen_to[o]}
+        may = {o for o in free if self.now >= self.grace[o][1]}
+        assert must <= asked <= may
+        assert set(gone) == asked - self.busy
+        for oid in asked:
             if oid in self.busy:
-                self.grace[oid] = (self.grace[oid][0], self.now + PERIOD)
+                self.rest(oid, max(self.grace[oid][0] + TIMEOUT, self.now + PERIOD))
             else:
-                self.forget(oid)
+                self.forget(oid, released=False)
 
     @precondition(lambda self: self.swept)
     @invariant()
     def the_next_deadline_is_never_late(self):
-        waiting = [at for o, (_, at) in self.grace.items() if o not in self.held()]
-        waiting += [s[1] + TIMEOUT for s in self.sets.values() if s[2]]  # nobody is woken for empty ones
-        if waiting:
+        waiting = [self.seen_to[o] for o in self.grace if o not in self.held()]
+        waiting += [
+            tick(s[1] + TIMEOUT) for s in self.sets.values() if s[2]
+        ]  # nobody is woken for empty ones
+        if waiting and not self.resolver.has_questions:
             assert self.resolver.next_deadline() <= min(waiting)
 
     @precondition(lambda self: self.swept)

@@ -35,6 +35,16 @@ NIL: Final = UUID(int=0)
 _HEADER: Final = Struct("<II16s")
 _STD: Final = Struct("<IIQQ16s")
 STD_SIZE: Final = _STD.size
+STD_AT: Final = _HEADER.size
+"""Where the STDOBJREF begins."""
+_VARIES_AT: Final = STD_AT + 16
+_VARIES_END: Final = STD_AT + STD_SIZE
+_VARYING: Final = Struct("<Q16s")
+"""OID and IPID: what differs between references to objects of one exporter."""
+_MOST_KNOWN: Final = 512
+_MOST_KNOWN_BYTES: Final = 2048
+_known: dict[tuple[bytes, bytes], StandardObjRef] = {}
+"""References that were read lately, without what differs: equal bytes around it mean the same."""
 
 
 def invalid_objref(why: str) -> StatusError:
@@ -125,12 +135,29 @@ class ExtendedObjRef:
         return head + self.bindings.encode() + tail + bytes(rounded - len(self.context))
 
 
+def standard_objref(
+    iid: UUID, flags: int, refs: int, oxid: int, oid: int, ipid: bytes, bindings: bytes
+) -> bytes:
+    """The usual form as bytes, from parts as an exporter has them: the IPID and the encoded bindings."""
+    return _header(OBJREF_STANDARD, iid) + _STD.pack(flags, refs, oxid, oid, ipid) + bindings
+
+
 ObjRef: TypeAlias = StandardObjRef | HandlerObjRef | CustomObjRef | ExtendedObjRef
 
 
 def decode_objref(data: bytes) -> ObjRef:
     """Read an OBJREF of any form. Bytes behind it are ignored. Raises StatusError RPC_E_INVALID_OBJREF."""
-    cursor = Cursor(bytes(data), wrong=invalid_objref)
+    data = bytes(data)
+    known = _known.get((data[:_VARIES_AT], data[_VARIES_END:]))
+    if known is not None:
+        oid, ipid = _VARYING.unpack_from(data, _VARIES_AT)
+        std = known.std
+        return StandardObjRef(
+            known.iid,
+            StdObjRef(std.flags, std.public_refs, std.oxid, oid, UUID(bytes_le=ipid)),
+            known.bindings,
+        )
+    cursor = Cursor(data, wrong=invalid_objref)
     signature, flags, raw_iid = _HEADER.unpack_from(cursor.data, cursor.skip(_HEADER.size))
     if signature != SIGNATURE:
         raise invalid_objref(f"an object reference begins with MEOW, not with {signature:#010x}")
@@ -138,7 +165,12 @@ def decode_objref(data: bytes) -> ObjRef:
     if iid == NIL:
         raise invalid_objref("an object reference without an interface")
     if flags == OBJREF_STANDARD:
-        return StandardObjRef(iid, StdObjRef.read(cursor), _bindings(cursor))
+        found = StandardObjRef(iid, StdObjRef.read(cursor), _bindings(cursor))
+        if len(data) <= _MOST_KNOWN_BYTES:
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            _known[data[:_VARIES_AT], data[_VARIES_END:]] = found
+        return found
     if flags == OBJREF_HANDLER:
         return HandlerObjRef(iid, StdObjRef.read(cursor), cursor.guid(), _bindings(cursor))
     if flags == OBJREF_CUSTOM:

@@ -23,6 +23,10 @@ MAX_REFS: Final = 0x7FFF_FFFF
 """A count beyond this is refused rather than wrapped: four thousand million AddRefs are no use to anybody."""
 
 
+RECLAIMED: Final = "no client pings it"
+"""Why the reclaim drops an object: the resolver, which asked for it, writes its own record of that."""
+
+
 class Verdict(Enum):
     """What the exporter answers when asked whether an object may go."""
 
@@ -57,18 +61,35 @@ class InterfacePointer:
 class ExportedObject:
     """One OID: the object, its interface pointers, and what must be known before it may be reclaimed."""
 
-    __slots__ = ("calls", "ended", "last_call", "oid", "pinned", "pointers", "table", "target")
+    __slots__ = (
+        "calls",
+        "ended",
+        "held",
+        "last_call",
+        "noping",
+        "oid",
+        "pinned",
+        "pointers",
+        "table",
+        "target",
+    )
 
-    def __init__(self, table: ReferenceTable, oid: int, target: Any, pinned: bool) -> None:
+    def __init__(self, table: ReferenceTable, oid: int, target: Any, pinned: bool, noping: bool) -> None:
         self.table = table
         self.oid = oid
         self.target = target
         self.pinned = pinned
+        """Held by its own process: neither time nor releases end it."""
+        self.noping = noping
+        """Clients do not ping it, so silence means nothing."""
         self.pointers: dict[UUID, InterfacePointer] = {}
+        self.held = 0
+        """How many objects of this process need it: it stays while one does, whatever its clients do."""
         self.calls = 0
         self.ended: str | None = None
         """Why it left the table while calls of it still run; the last of them tells `on_dropped`."""
         self.last_call = float("-inf")
+        """When a call of it began or ended, or a reference to it left."""
 
     def __repr__(self) -> str:
         return f"<ExportedObject {self.oid:016x} {type(self.target).__name__} {len(self.pointers)} pointers>"
@@ -80,30 +101,39 @@ class ReferenceTable:
     def __init__(
         self,
         world: World,
-        new_oid: Callable[[bool], int],
+        new_oid: Callable[..., int],
         operations_for: Callable[[type[Any], InterfaceSpec], tuple[Any, ...]],
         on_dropped: Callable[[ExportedObject, str], None],
     ) -> None:
-        """`new_oid(pinned)` comes from the resolver, which must know every OID before a client can;
+        """`new_oid(noping=...)` comes from the resolver, which must know every OID before a client can;
         `operations_for` gives the dispatch row of a class for an interface; `on_dropped` hears of every
         object that leaves the table, with the reason."""
         self._world = world
         self._new_oid = new_oid
         self._operations_for = operations_for
         self._on_dropped = on_dropped
+        self.owner: Any = None
+        """The exporter, as objects hear of it that define `__oxid_exported__(exporter)`."""
         self.by_ipid: dict[bytes, InterfacePointer] = {}
         self._by_oid: dict[int, ExportedObject] = {}
         self._by_target: dict[int, ExportedObject] = {}
+        self._guests = 0
+        """Objects that are not the process's own: a look whether any is left comes with every drop."""
 
-    def export(self, target: Any, *, pinned: bool = False) -> ExportedObject:
-        """The entry of `target`, made if it has none. A pinned object is never reclaimed by time."""
+    def export(self, target: Any, *, pinned: bool = False, noping: bool = False) -> ExportedObject:
+        """The entry of `target`, made if it has none. A pinned object is its process's own, and the resolver does
+        not hear of it."""
         exported = self._by_target.get(id(target))
         if exported is None:
-            oid = self._new_oid(pinned)
-            exported = ExportedObject(self, oid, target, pinned)
+            oid = self._world.new_id() if pinned else self._new_oid(noping=noping)
+            exported = ExportedObject(self, oid, target, pinned, noping)
             self._by_oid[oid] = exported
             self._by_target[id(target)] = exported
+            self._guests += not pinned
             self._world.ledger.object.enter()
+            hears = getattr(target, "__oxid_exported__", None)
+            if hears is not None:
+                hears(self.owner)
         return exported
 
     def pointer(self, exported: ExportedObject, spec: InterfaceSpec) -> InterfacePointer:
@@ -148,9 +178,33 @@ class ReferenceTable:
         if not pointer.referenced:
             self._withdraw(pointer)
 
+    def hold(self, target: Any) -> None:
+        """Keep an exported object for another object of this process, until `unhold`."""
+        exported = self._by_target.get(id(target))
+        if exported is not None:
+            exported.held += 1
+
+    def unhold(self, target: Any) -> ExportedObject | None:
+        """End one `hold`; the object where it is not held any more and lives on: its clients may have gone
+        meanwhile, and its resolver must look."""
+        exported = self._by_target.get(id(target))
+        if exported is None or not exported.held:
+            return None
+        exported.held -= 1
+        if exported.held:
+            return None
+        self.discard_if_unreferenced(exported, "released")
+        return exported if self._by_oid.get(exported.oid) is exported else None
+
+    def disconnect(self, target: Any, reason: str) -> None:
+        """Let nobody call an object any more, whoever has references to it. CoDisconnectObject"""
+        exported = self._by_target.get(id(target))
+        if exported is not None:
+            self._drop(exported, reason)
+
     def discard_if_unreferenced(self, exported: ExportedObject, reason: str) -> None:
         """Drop an object to none of whose interfaces anybody has a reference."""
-        if exported.pinned or self._by_oid.get(exported.oid) is not exported:
+        if exported.pinned or exported.held or self._by_oid.get(exported.oid) is not exported:
             return
         if not any(pointer.referenced for pointer in exported.pointers.values()):
             self._drop(exported, reason)
@@ -160,16 +214,36 @@ class ReferenceTable:
         verdicts: dict[int, Verdict] = {}
         for oid in oids:
             exported = self._by_oid.get(oid)
-            if exported is None:
-                verdicts[oid] = Verdict.DEAD
-            elif exported.pinned:
-                verdicts[oid] = Verdict.PINNED
-            elif exported.calls or now - exported.last_call < grace:
-                verdicts[oid] = Verdict.BUSY
-            else:
-                self._drop(exported, "no client has pinged it")
-                verdicts[oid] = Verdict.DEAD
+            verdict = Verdict.DEAD if exported is None else self.verdict_on(exported, now, grace)
+            if exported is not None and verdict is Verdict.DEAD:
+                self._drop(exported, RECLAIMED)
+            verdicts[oid] = verdict
         return verdicts
+
+    def verdict_on(self, exported: ExportedObject, now: float, grace: float) -> Verdict:
+        """Whether an object may go of which the resolver says that nobody pings it. [MS-DCOM] 3.1.1.6.2"""
+        if exported.pinned or exported.noping or exported.held:
+            return Verdict.PINNED
+        if exported.calls or now - exported.last_call < grace:
+            return Verdict.BUSY
+        return Verdict.DEAD
+
+    @property
+    def empty(self) -> bool:
+        """No object is left but the process's own."""
+        return not self._guests
+
+    def called_since(self, when: float) -> bool:
+        """Whether an object is being called, or was since then."""
+        return any(
+            exported.calls or exported.last_call > when
+            for exported in self._by_oid.values()
+            if not exported.pinned
+        )
+
+    def live_oids(self) -> list[tuple[int, bool]]:
+        """(OID, noping) of every object that the resolver knows."""
+        return [(oid, exported.noping) for oid, exported in self._by_oid.items() if not exported.pinned]
 
     def call_ended(self, exported: ExportedObject, now: float) -> None:
         """A call that was counted is over; an object that left the table meanwhile ends with its last one."""
@@ -195,6 +269,7 @@ class ReferenceTable:
         if self._by_oid.pop(exported.oid, None) is None:
             return
         del self._by_target[id(exported.target)]
+        self._guests -= not exported.pinned
         for pointer in exported.pointers.values():
             del self.by_ipid[pointer.ipid]
             self._world.ledger.interface_pointer.leave()

@@ -6,7 +6,7 @@ every proxy has `query`, `release` and `async with` instead.
 
 from __future__ import annotations
 
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 from oxid.rpc.interface import interface
@@ -26,6 +26,23 @@ class IUnknown:
 
     async def release(self) -> None:
         """Give this proxy's references back; may be called twice."""
+        raise NotImplementedError
+
+    def subscribe(self, interface: type[Any], handler: Any) -> Any:
+        """Hear the object's events, from `async with` until its end: `interface` is that of the sink, `handler` an
+        object with its methods, or a function where there is one."""
+        raise NotImplementedError
+
+    async def query_blanket(self) -> Any:
+        """How calls through this proxy are secured. IClientSecurity::QueryBlanket"""
+        raise NotImplementedError
+
+    async def set_blanket(self, blanket: Any = None, *, unknown: bool = False, **changes: Any) -> None:
+        """Secure the calls of this proxy, and of no other, in another way. IClientSecurity::SetBlanket"""
+        raise NotImplementedError
+
+    def copy(self) -> Self:
+        """Another proxy of the same interface, with a blanket of its own. IClientSecurity::CopyProxy"""
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:

@@ -8,9 +8,9 @@ every refusal is a status in a complete reply.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from oxid.com.activation_properties import (
@@ -21,13 +21,13 @@ from oxid.com.activation_properties import (
     ANY_SESSION,
     ActivationIn,
     ActivationOut,
-    decode_activation_in,
-    encode_activation_out,
 )
+from oxid.com.activation_templates import ReplyWriter, read_request
 from oxid.com.orpc import ComVersion, negotiate, version_mismatch
 from oxid.errors import AccessDenied, BadStubData, StatusError, error_for, hresult_for
 from oxid.interfaces.activation import MODE_GET_CLASS_OBJECT, ActivatorReply, RemoteActivationReply
 from oxid.interfaces.dcom_types import ComVersionIdl, DualStringArrayIdl, OrpcThatIdl, OrpcThisIdl
+from oxid.runtime.dispatch import may_wait
 from oxid.values.bindings import NCACN_IP_TCP
 from oxid.values.status import (
     CO_E_RUNAS_LOGON_FAILURE,
@@ -45,6 +45,7 @@ log = logging.getLogger("oxid.rpcss.activator")
 
 LEVELS: Final = {0: "default", 1: "none", 2: "connect", 3: "call", 4: "packet", 5: "integrity", 6: "privacy"}
 _NIL: Final = UUID(int=0)
+_NO_EXTENSIONS: Final = OrpcThatIdl()
 
 
 class Caller(Protocol):
@@ -57,6 +58,16 @@ class Caller(Protocol):
 
     @property
     def anonymous(self) -> bool: ...
+
+    @property
+    def admin(self) -> bool:
+        """The account is an administrator's."""
+        ...
+
+    @property
+    def local(self) -> bool:
+        """The call comes from this machine."""
+        ...
 
     @property
     def level(self) -> int:
@@ -107,13 +118,13 @@ class ActivationRequest:
 class Activator(Protocol):
     """Finds the class, starts its server where needed, and marshals what was made.
 
-    Both answer with one result per requested interface, in order, and raise StatusError for the activation
-    as a whole. Where every interface failed, the object must be released before they return.
+    It answers with one result per requested interface, in order, and raises StatusError for the activation
+    as a whole. Where every interface failed, the object must be released before it returns.
     """
 
-    async def get_class_object(self, request: ActivationRequest) -> ActivationOut: ...
-
-    async def create_instance(self, request: ActivationRequest) -> ActivationOut: ...
+    def activate(self, request: ActivationRequest) -> ActivationOut | Coroutine[Any, Any, ActivationOut]:
+        """At once where nothing has to be waited for."""
+        ...
 
 
 class _Asked(NamedTuple):
@@ -133,6 +144,7 @@ class ActivationService:
         self._activator = activator
         self._caller = caller
         self.policy = policy or ActivationPolicy()
+        self._replies = ReplyWriter()
         self.refused = 0
         """Activations refused for their caller, since the start."""
 
@@ -161,7 +173,10 @@ class ActivationService:
         )
         try:
             caller = self._admit(asked)
-            result = await self._activate(wanted, orpcthis, caller, mode == MODE_GET_CLASS_OBJECT)
+            made = self._activate(wanted, orpcthis, caller, mode == MODE_GET_CLASS_OBJECT)
+            result = made if isinstance(made, ActivationOut) else await made
+            if all(found.failed for found in result.interfaces):
+                raise error_for(HResult(E_NOINTERFACE), "the object has none of the requested interfaces")
         except Exception as error:
             return self._failed_activation(self._code_of(error, asked), len(iids))
         return RemoteActivationReply(
@@ -177,32 +192,47 @@ class ActivationService:
             0,
         )
 
-    async def remote_get_class_object(
+    @may_wait
+    def remote_get_class_object(
         self, orpcthis: OrpcThisIdl, properties: bytes | None
-    ) -> ActivatorReply:
-        return await self._by_properties(orpcthis, properties, class_object=True)
+    ) -> ActivatorReply | Coroutine[Any, Any, ActivatorReply]:
+        return self._by_properties(orpcthis, properties, class_object=True)
 
-    async def remote_create_instance(
+    @may_wait
+    def remote_create_instance(
         self, orpcthis: OrpcThisIdl, outer: bytes | None, properties: bytes | None
-    ) -> ActivatorReply:
-        return await self._by_properties(orpcthis, properties, class_object=False)
+    ) -> ActivatorReply | Coroutine[Any, Any, ActivatorReply]:
+        return self._by_properties(orpcthis, properties, class_object=False)
 
-    async def _by_properties(
+    def _by_properties(
         self, orpcthis: OrpcThisIdl, properties: bytes | None, *, class_object: bool
-    ) -> ActivatorReply:
+    ) -> ActivatorReply | Coroutine[Any, Any, ActivatorReply]:
         asked = _Asked(_NIL, 0)
         try:
             if properties is None:
                 raise error_for(HResult(E_INVALIDARG), "an activation without properties")
             # Read first, so that the log of a refusal names the class; nothing is looked up before the check.
-            wanted = decode_activation_in(properties)
+            wanted = read_request(properties)
             asked = _Asked(wanted.clsid, wanted.actv_flags)
             caller = self._admit(asked)
             self._check_demands(wanted)
-            result = await self._activate(wanted, orpcthis, caller, class_object)
-            return ActivatorReply(OrpcThatIdl(), encode_activation_out(result), 0)
+            made = self._activate(wanted, orpcthis, caller, class_object)
+            if not isinstance(made, ActivationOut):
+                return self._later(made, asked)
+            return self._reply(made)
         except Exception as error:
-            return ActivatorReply(OrpcThatIdl(), None, self._code_of(error, asked))
+            return ActivatorReply(_NO_EXTENSIONS, None, self._code_of(error, asked))
+
+    async def _later(self, made: Coroutine[Any, Any, ActivationOut], asked: _Asked) -> ActivatorReply:
+        try:
+            return self._reply(await made)
+        except Exception as error:
+            return ActivatorReply(_NO_EXTENSIONS, None, self._code_of(error, asked))
+
+    def _reply(self, made: ActivationOut) -> ActivatorReply:
+        if all(found.failed for found in made.interfaces):
+            raise error_for(HResult(E_NOINTERFACE), "the object has none of the requested interfaces")
+        return ActivatorReply(_NO_EXTENSIONS, self._replies.write(made), 0)
 
     def _admit(self, asked: _Asked) -> Caller:
         """The caller, where it may activate at all. The refusal says who, what and why in the log."""
@@ -238,9 +268,9 @@ class ActivationService:
         ):
             raise error_for(HResult(REGDB_E_CLASSNOTREG), f"servers here have {policy.bits} bits")
 
-    async def _activate(
+    def _activate(
         self, wanted: ActivationIn, orpcthis: OrpcThisIdl, caller: Caller, class_object: bool
-    ) -> ActivationOut:
+    ) -> ActivationOut | Coroutine[Any, Any, ActivationOut]:
         version = negotiate(_version(orpcthis))
         if orpcthis.version.minor > version.minor:
             # "MUST return RPC_E_VERSION_MISMATCH if the client has a higher minor COM version"
@@ -260,11 +290,7 @@ class ActivationService:
             client_context=wanted.client_context,
             prototype_context=wanted.prototype_context,
         )
-        make = self._activator.get_class_object if class_object else self._activator.create_instance
-        result = await make(request)
-        if all(i.failed for i in result.interfaces):
-            raise error_for(HResult(E_NOINTERFACE), "the object has none of the requested interfaces")
-        return result
+        return self._activator.activate(request)
 
     def _code_of(self, error: Exception, asked: _Asked) -> int:
         """The HRESULT for a failed activation, with one line in the log unless the client wants none."""

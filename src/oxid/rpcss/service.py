@@ -6,8 +6,8 @@ Methods are plain functions: nothing in them waits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn, Protocol
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 from uuid import UUID
 
 from oxid.com.orpc import COM_VERSION
@@ -33,15 +33,45 @@ from oxid.rpcss.activator import Caller
 from oxid.rpcss.endpoint_mapper import EndpointMapper, Registration, Snapshot
 from oxid.rpcss.open_lookups import OpenLookups
 from oxid.rpcss.oxid_resolver import OxidEntry, OxidResolver
-from oxid.rpcss.ping_sets import PingCaller
+from oxid.rpcss.ping_sets import ComplexPingResult, PingCaller
+from oxid.runtime.dispatch import may_wait
 from oxid.values.bindings import DualStringArray
-from oxid.values.status import EPT_S_NOT_REGISTERED_DCE, NCA_S_FAULT_CONTEXT_MISMATCH, OR_INVALID_OXID
+from oxid.values.status import (
+    EPT_S_NOT_REGISTERED_DCE,
+    ERROR_ACCESS_DENIED,
+    NCA_S_FAULT_CONTEXT_MISMATCH,
+    OR_INVALID_OID,
+    OR_INVALID_OXID,
+    RPC_S_SERVER_TOO_BUSY,
+)
 from oxid.world import Clock
 
 EPT_S_CANT_PERFORM_OP: Final = 0x6D8
 """[MS-RPCE] 2.2.1.2.1"""
 NULL_HANDLE: Final = bytes(20)
 _NIL: Final = UUID(int=0)
+
+
+class Decisions(Protocol):
+    """What drives the resolver's tables; see `oxid.rpcss.reclaimer`."""
+
+    def watch(self) -> None: ...
+
+    def heard(self) -> None: ...
+
+    async def decided(self, oids: Iterable[int]) -> None: ...
+
+
+class PingSeen(NamedTuple):
+    """One ping as it arrived: a SimplePing where `sequence` is None."""
+
+    at: float
+    set_id: int
+    sequence: int | None
+    add: tuple[int, ...]
+    remove: tuple[int, ...]
+    who: PingCaller
+    status: int
 
 
 class ObjectExporterService:
@@ -53,36 +83,82 @@ class ObjectExporterService:
         bindings: Callable[[], DualStringArray],
         caller: Callable[[], Caller],
         clock: Clock,
+        reclaimer: Decisions | None = None,
+        admits: Callable[[Caller], bool] | None = None,
     ) -> None:
-        """`bindings`: where this resolver listens: without endpoints on port 135, else `host[port]`."""
+        """`bindings`: where this resolver listens: without endpoints on port 135, else `host[port]`.
+
+        `reclaimer` is told of pings, and asked to wait where an exporter is just deciding about an object; `admits`
+        says who may ping, beyond the identity of each set.
+        """
         self._resolver = resolver
         self._bindings = bindings
         self._caller = caller
         self._clock = clock
+        self._reclaimer = reclaimer
+        self._admits = admits
+        self.on_ping: Callable[[PingSeen], object] | None = None
+        """Hears of every ping with its answer: a log of what clients say."""
 
     def resolve_oxid(self, oxid: int, protseqs: Sequence[int]) -> ResolveOxidReply:
         entry = self._resolver.resolve(oxid)
         if entry is None:
-            return ResolveOxidReply(None, _NIL, 0, OR_INVALID_OXID)
+            return ResolveOxidReply(None, _NIL, 0, self._unknown(oxid))
         return ResolveOxidReply(_idl(entry), entry.ipid_rem_unknown, entry.authn_hint, 0)
 
     def resolve_oxid2(self, oxid: int, protseqs: Sequence[int]) -> ResolveOxid2Reply:
         entry = self._resolver.resolve(oxid)
         if entry is None:
-            return ResolveOxid2Reply(None, _NIL, 0, ComVersionIdl(), OR_INVALID_OXID)
+            return ResolveOxid2Reply(None, _NIL, 0, ComVersionIdl(), self._unknown(oxid))
         version = ComVersionIdl(*entry.version)
         return ResolveOxid2Reply(_idl(entry), entry.ipid_rem_unknown, entry.authn_hint, version, 0)
 
-    def simple_ping(self, set_id: int) -> int:
-        return self._resolver.simple_ping(set_id, self._who(), self._clock.now())
+    def _unknown(self, oxid: int) -> int:
+        """The answer for an exporter that is not here, or not yet: whoever asks believes the first."""
+        expected = self._resolver.may_come(oxid, self._clock.now())
+        return RPC_S_SERVER_TOO_BUSY if expected else OR_INVALID_OXID
 
+    def simple_ping(self, set_id: int) -> int:
+        status = ERROR_ACCESS_DENIED
+        if self._reclaimer is not None:
+            self._reclaimer.heard()
+        if self._admits is None or self._admits(self._caller()):
+            status = self._resolver.simple_ping(set_id, self._who(), self._clock.now())
+        if self.on_ping is not None:
+            self.on_ping(PingSeen(self._clock.now(), set_id, None, (), (), self._who(), status))
+        return status
+
+    @may_wait
     def complex_ping(
         self, set_id: int, sequence: int, add: Sequence[int] | None, remove: Sequence[int] | None
-    ) -> ComplexPingReply:
-        result = self._resolver.complex_ping(
-            set_id, sequence, add or (), remove or (), self._who(), self._clock.now()
-        )
+    ) -> ComplexPingReply | Coroutine[Any, Any, ComplexPingReply]:
+        if self._reclaimer is not None:
+            self._reclaimer.heard()
+        if self._admits is not None and not self._admits(self._caller()):
+            result = ComplexPingResult(ERROR_ACCESS_DENIED, set_id)
+        else:
+            result = self._resolver.complex_ping(
+                set_id, sequence, add or (), remove or (), self._who(), self._clock.now()
+            )
+        if self.on_ping is not None:
+            adds, removes = tuple(add or ()), tuple(remove or ())
+            now, who = self._clock.now(), self._who()
+            self.on_ping(PingSeen(now, result.set_id, sequence, adds, removes, who, result.status))
+        if self._reclaimer is not None:
+            self._reclaimer.watch()
+            if result.undecided:
+                return self._when_decided(result, self._reclaimer, new_set=not set_id)
         return ComplexPingReply(result.set_id, result.backoff, result.status)
+
+    async def _when_decided(
+        self, result: ComplexPingResult, decisions: Decisions, *, new_set: bool
+    ) -> ComplexPingReply:
+        """An exporter is deciding about an object that the client adds: the answer must not promise more."""
+        await decisions.decided(result.undecided)
+        status = self._resolver.add_decided(result.set_id, result.undecided, self._clock.now())
+        if new_set and status == OR_INVALID_OID:
+            status = 0
+        return ComplexPingReply(result.set_id, result.backoff, result.status or status)
 
     def server_alive(self) -> int:
         return 0

@@ -25,7 +25,7 @@ def dropped():
 def table(world, dropped):
     made = ReferenceTable(
         world,
-        lambda pinned: world.new_id(),
+        lambda noping=False: world.new_id(),
         lambda cls, spec: (),
         lambda exported, reason: dropped.append((exported.oid, reason)),
     )
@@ -106,7 +106,7 @@ def test_reclaim_spares_what_is_called_or_was_called_within_a_period(table, drop
     exported.calls, exported.last_call = 0, 950
     assert table.reclaim([exported.oid], 1000, 120)[exported.oid] is Verdict.BUSY
     assert table.reclaim([exported.oid, 77], 1071, 120) == {exported.oid: Verdict.DEAD, 77: Verdict.DEAD}
-    assert dropped == [(exported.oid, "no client has pinged it")]
+    assert dropped == [(exported.oid, "no client pings it")]
     assert table.object(exported.oid) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from dataclasses import dataclass, replace
 from uuid import UUID
@@ -40,6 +41,11 @@ OBJREF = StandardObjRef(IID, StdObjRef(0, 5, 11, 22, UUID(int=33)), BINDINGS).en
 NIL = UUID(int=0)
 
 
+def answer(made):
+    """What an operation answers, at once or later."""
+    return asyncio.run(made) if inspect.iscoroutine(made) else made
+
+
 @dataclass
 class Caller:
     principal: str | None = "HOST\\alice"
@@ -55,7 +61,7 @@ class Classes:
         self.requests = []
         self.fails = None
 
-    async def create_instance(self, request):
+    async def _activate(self, request):
         self.requests.append(request)
         if self.fails is not None:
             raise self.fails
@@ -67,7 +73,9 @@ class Classes:
         )
         return ActivationOut(11, BINDINGS, UUID(int=44), 5, ComVersion(5, 7), results)
 
-    get_class_object = create_instance
+    def activate(self, request):
+        """As a launch: the answer comes later."""
+        return self._activate(request)
 
 
 class Stage:
@@ -77,7 +85,7 @@ class Stage:
 
     def create(self, wanted=None, this=THIS, **changes):
         wanted = replace(wanted or ActivationIn(CLSID, (IID,)), **changes)
-        return asyncio.run(self.service.remote_create_instance(this, None, encode_activation_in(wanted)))
+        return answer(self.service.remote_create_instance(this, None, encode_activation_in(wanted)))
 
     def remote_activation(
         self, iids=(IID,), mode=0, this=THIS, clsid=CLSID, name=None, storage=None, protseqs=(7,)
@@ -107,7 +115,7 @@ def test_an_instance_by_properties(stage):
 @pytest.mark.req("ACT-2")
 def test_a_class_object_by_properties(stage):
     properties = encode_activation_in(ActivationIn(CLSID, (IID,)))
-    reply = asyncio.run(stage.service.remote_get_class_object(THIS, properties))
+    reply = answer(stage.service.remote_get_class_object(THIS, properties))
     assert reply.hresult == 0
     assert stage.classes.requests[0].class_object is True
 
@@ -257,7 +265,7 @@ def test_broken_properties_are_a_status(stage):
         (b"", s.RPC_E_INVALID_OBJREF),
         (OBJREF, s.RPC_E_INVALID_OBJREF),
     ):
-        reply = asyncio.run(stage.service.remote_create_instance(THIS, None, properties))
+        reply = answer(stage.service.remote_create_instance(THIS, None, properties))
         assert (reply.hresult, reply.properties) == (code, None)
 
 
@@ -298,7 +306,7 @@ def test_impacket_reads_the_new_reply(stage):
     args = (THIS, None, encode_activation_in(ActivationIn(CLSID, (IID,))))
     for args_now, code in ((args, 0), ((THIS, None, b"x"), s.RPC_E_INVALID_OBJREF)):
         out = bytearray(24)
-        codec.encode_reply(out, None, args_now, asyncio.run(stage.service.remote_create_instance(*args_now)))
+        codec.encode_reply(out, None, args_now, answer(stage.service.remote_create_instance(*args_now)))
         reply = dcomrt.RemoteCreateInstanceResponse(bytes(out[24:]))
         assert reply["ErrorCode"] & 0xFFFFFFFF == code
         if not code:
