@@ -12,11 +12,14 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from oxid.auth.credentials import Credentials, Keytab, Password
 from oxid.errors import ConfigurationError
+from oxid.rpcss.class_registry import ClassRegistry
+from oxid.rpcss.registry_file import read_registry
 
 DEFAULT_RPC_PORT: Final = 135
 FALLBACK_RPC_PORT: Final = 10135
@@ -137,6 +140,19 @@ class HostOptions:
     """None = stderr."""
     insecure_anonymous: bool = False
     """Anonymous callers may activate and call: for labs."""
+    isolate: bool = False
+    """Each application in a process of its own."""
+    identity: Path | None = None
+    """A file with the account as which this host calls others; None for nobody."""
+    registry: ClassRegistry = field(default_factory=ClassRegistry)
+    """Applications, classes and permissions, of the file and of the state directory."""
+    agent: Path | None = None
+    """The socket on which this host is its machine's agent; None for a host that is none."""
+
+    @property
+    def local_channel(self) -> Path:
+        """Where processes of this machine find the host."""
+        return self.state / "rpcss"
 
     @property
     def accounts_file(self) -> Path:
@@ -155,9 +171,12 @@ def host_options(
     Raises ConfigurationError for a wrong value, an unknown key, or a file that cannot be read.
     """
     chosen: dict[str, Any] = {}
+    registry = ClassRegistry()
     if file is not None:
         base = file.absolute().parent
-        for name, value in _host_table(file).items():
+        document = _document(file)
+        registry = ClassRegistry.parse(document, str(file))
+        for name, value in _host_table(document, file).items():
             setting = _setting(name, f"{file}: [host]")
             chosen[setting.field] = setting.value(value, f"{file}: [host] {name}", base)
     here = Path()
@@ -169,7 +188,10 @@ def host_options(
             setting = _setting(name, "command line")
             chosen[setting.field] = setting.value(value, f"--{setting.name}", here)
     chosen.setdefault("state", state_directory(environ))
-    return HostOptions(**chosen)
+    registered = read_registry(chosen["state"])
+    merged = replace(registered.merged(registry), permissions=registry.permissions)
+    merged.check()
+    return HostOptions(**chosen, registry=merged)
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
@@ -278,8 +300,16 @@ SETTINGS: Final = (
     Setting("log-json", _switch),
     Setting("log-file", _path, is_path=True),
     Setting("insecure-anonymous", _switch),
+    Setting("isolate", _switch),
+    Setting("identity", _path, is_path=True),
 )
-assert {setting.field for setting in SETTINGS} == {field.name for field in fields(HostOptions)}
+assert {setting.field for setting in SETTINGS} == {field.name for field in fields(HostOptions)} - {
+    "registry",
+    "agent",
+}
+
+TABLES: Final = ("host", "app", "class", "permissions")
+"""What a configuration file may hold."""
 
 
 def _setting(name: str, where: str) -> Setting:
@@ -296,7 +326,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
 
 
-def _host_table(file: Path) -> dict[str, Any]:
+def _document(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
             document = tomllib.load(stream)
@@ -305,9 +335,39 @@ def _host_table(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} is no TOML: {error}") from error
     for name in document:
-        if name != "host":
-            raise ConfigurationError(f"{file}: unknown key {name!r}{nearest(name, ['host'])}")
+        if name not in TABLES:
+            raise ConfigurationError(f"{file}: unknown key {name!r}{nearest(name, TABLES)}")
+    return document
+
+
+def _host_table(document: Mapping[str, Any], file: Path) -> dict[str, Any]:
     table = document.get("host", {})
     if not isinstance(table, dict):
         raise ConfigurationError(f"{file}: 'host' is a table, written [host]")
     return table
+
+
+def credentials_file(path: str | Path) -> Credentials:
+    """Read an account from a file of lines `username = …`, `password = …`, `domain = …`, as Samba's tools do; for
+    Kerberos `keytab = FILE` (relative to this one) in place of the password, with the principal as the user name.
+
+    Raises ConfigurationError for a file that others can read, or that names nobody.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigurationError(f"{path} holds a password and can be read by others: chmod 600 {path}")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    found: dict[str, str] = {}
+    for line in lines:
+        key, equals, value = line.partition("=")
+        if equals and not line.lstrip().startswith("#"):
+            found[key.strip().lower()] = value.strip()
+    if keytab := found.get("keytab"):
+        return Keytab(str(path.parent.absolute() / keytab), found.get("username"))
+    if not found.get("username"):
+        raise ConfigurationError(f"{path}: no line username = NAME")
+    domain, _, user = found["username"].rpartition("\\")
+    return Password(user, found.get("password", ""), found.get("domain", domain))

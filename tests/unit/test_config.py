@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxid.config import Address, HostOptions, PortRange, Target, host_options, state_directory
+from oxid.auth import Keytab, Password
+from oxid.config import (
+    Address,
+    HostOptions,
+    PortRange,
+    Target,
+    credentials_file,
+    host_options,
+    state_directory,
+)
 from oxid.errors import ConfigurationError
 
 
@@ -134,3 +143,20 @@ def test_port_ranges() -> None:
 def test_the_state_directory_follows_the_users_habits() -> None:
     assert state_directory({"XDG_STATE_HOME": "/s", "HOME": "/h"}) == Path("/s/oxid")
     assert state_directory({"OXID_STATE": "/x"}) == Path("/x")
+
+
+def test_an_account_file_holds_a_password_or_names_a_keytab(tmp_path: Path) -> None:
+    file = tmp_path / "account"
+    file.touch(mode=0o600)
+    file.write_text("# who we are\nusername = PLANT\\line1\npassword = a = b\n")
+    assert credentials_file(file) == Password("line1", "a = b", "PLANT")
+    file.write_text("username = plant@EXAMPLE.COM\nkeytab = keys/plant.keytab\n")
+    assert credentials_file(file) == Keytab(str(tmp_path / "keys/plant.keytab"), "plant@EXAMPLE.COM")
+    file.write_text("password = alone\n")
+    with pytest.raises(ConfigurationError, match="no line username"):
+        credentials_file(file)
+    file.chmod(0o640)
+    with pytest.raises(ConfigurationError, match="can be read by others"):
+        credentials_file(file)
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        credentials_file(tmp_path / "none")

@@ -35,6 +35,8 @@ class CoClass:
     appid: UUID | None = None
     error_info: bool = True
     """Whether objects answer ISupportErrorInfo."""
+    noping: bool = False
+    """Clients do not ping its objects: they live until they are released, or their process ends."""
 
     def interface(self, iid: UUID) -> InterfaceSpec | None:
         """The interface `iid` of the class's objects, None if they have none such."""
@@ -47,8 +49,12 @@ def coclass(
     implements: Sequence[type[Any]],
     progid: str | None = None,
     appid: str | UUID | None = None,
+    noping: bool = False,
 ) -> Callable[[C], C]:
-    """Mark a class as one that `serve` offers; `implements` lists its interfaces, the default one first."""
+    """Mark a class as one that `serve` offers; `implements` lists its interfaces, the default one first.
+
+    With `noping` clients do not ping its objects (SORF_NOPING): one whose client died without a release stays.
+    """
 
     def mark(cls: C) -> C:
         specs: list[InterfaceSpec] = []
@@ -65,7 +71,12 @@ def coclass(
         if inspect.iscoroutinefunction(getattr(cls, "final_release", None)):
             raise ConfigurationError(f"{cls.__name__}.final_release is a plain method: nobody awaits it")
         described = CoClass(
-            UUID(str(clsid)), cls, tuple(specs), progid, UUID(str(appid)) if appid is not None else None
+            UUID(str(clsid)),
+            cls,
+            tuple(specs),
+            progid,
+            UUID(str(appid)) if appid is not None else None,
+            noping=noping,
         )
         cls.__oxid_coclass__ = described  # type: ignore[attr-defined]
         return cls
