@@ -14,16 +14,33 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from oxid._version import __version__
-    from oxid.auth import Anonymous, AuthLevel, AuthType, Credentials, Keytab, NtHash, Password, Ticket
+    from oxid.auth import (
+        Anonymous,
+        AuthLevel,
+        AuthType,
+        Credentials,
+        Impersonation,
+        Keytab,
+        MemoryAccountStore,
+        NtHash,
+        Password,
+        Ticket,
+    )
     from oxid.com.coclass import CoClass, coclass, coclass_of
+    from oxid.com.connection_points import ConnectionPoint, EventSource
+    from oxid.com.identity import acting_as, impersonate
     from oxid.com.local_proxy import implementation_of
+    from oxid.com.local_server import run_local_server, serve_local
     from oxid.com.machine import Machine, connect
-    from oxid.com.options import ClientOptions
+    from oxid.com.options import AuthInfo, Blanket, CallbackOptions, Capabilities, ClientOptions
+    from oxid.com.security import initialize_security
+    from oxid.com.subscription import Subscription
     from oxid.config import Address, HostOptions
     from oxid.errors import (
         AccessDenied,
         AuthenticationError,
         BadStubData,
+        CallbackFailed,
         ClassNotRegistered,
         ConfigurationError,
         ErrorInfo,
@@ -44,6 +61,7 @@ if TYPE_CHECKING:
     )
     from oxid.host import Host, PlainInterface
     from oxid.interfaces.class_factory import IClassFactory
+    from oxid.interfaces.connection_point import IConnectionPoint, IConnectionPointContainer
     from oxid.interfaces.unknown import IUnknown
     from oxid.ledger import Ledger
     from oxid.ndr.types import (
@@ -86,36 +104,136 @@ if TYPE_CHECKING:
     from oxid.world import World
 
 __all__ = [
-    "F32", "F64", "HRESULT", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "AStr", "AccessDenied", "Address",
-    "Anonymous", "AnyInterface", "ArrayOf", "AuthLevel", "AuthType", "AuthenticationError", "BadStubData", "Bool",
-    "Boolean", "ClassNotRegistered", "ClientOptions", "CoClass", "ConfigurationError", "Conformant", "ContextHandle",
-    "Credentials", "ErrorInfo", "Full", "Guid", "HResult", "Host", "HostOptions", "Hyper", "IClassFactory", "IUnknown",
-    "InterfacePointer", "InvalidArgument", "Keytab", "Ledger", "Limits", "LocalProtocolError", "Machine",
-    "NoSuchInterface", "NotImplementedByPeer", "NotSupported", "NtHash", "NtStatus", "ObjectGone", "Octets", "Origin",
-    "OxidError", "Password", "PlainInterface", "ProtocolError", "Ref", "RemoteProtocolError", "RpcStatus",
-    "ServerUnavailable", "StatusError", "Str", "Ticket", "TransportError", "Union", "Unique", "Win32", "World",
-    "__version__", "blocking", "coclass", "coclass_of", "connect", "count_of", "current_call", "hresult",
-    "implementation_of", "interface", "operation", "size_of", "spec_of", "struct", "switch_of",
+    "F32",
+    "F64",
+    "HRESULT",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "U8",
+    "U16",
+    "U32",
+    "U64",
+    "AStr",
+    "AccessDenied",
+    "Address",
+    "Anonymous",
+    "AnyInterface",
+    "ArrayOf",
+    "AuthInfo",
+    "AuthLevel",
+    "AuthType",
+    "AuthenticationError",
+    "BadStubData",
+    "Blanket",
+    "Bool",
+    "Boolean",
+    "CallbackFailed",
+    "CallbackOptions",
+    "Capabilities",
+    "ClassNotRegistered",
+    "ClientOptions",
+    "CoClass",
+    "ConfigurationError",
+    "Conformant",
+    "ConnectionPoint",
+    "ContextHandle",
+    "Credentials",
+    "ErrorInfo",
+    "EventSource",
+    "Full",
+    "Guid",
+    "HResult",
+    "Host",
+    "HostOptions",
+    "Hyper",
+    "IClassFactory",
+    "IConnectionPoint",
+    "IConnectionPointContainer",
+    "IUnknown",
+    "Impersonation",
+    "InterfacePointer",
+    "InvalidArgument",
+    "Keytab",
+    "Ledger",
+    "Limits",
+    "LocalProtocolError",
+    "Machine",
+    "MemoryAccountStore",
+    "NoSuchInterface",
+    "NotImplementedByPeer",
+    "NotSupported",
+    "NtHash",
+    "NtStatus",
+    "ObjectGone",
+    "Octets",
+    "Origin",
+    "OxidError",
+    "Password",
+    "PlainInterface",
+    "ProtocolError",
+    "Ref",
+    "RemoteProtocolError",
+    "RpcStatus",
+    "ServerUnavailable",
+    "StatusError",
+    "Str",
+    "Subscription",
+    "Ticket",
+    "TransportError",
+    "Union",
+    "Unique",
+    "Win32",
+    "World",
+    "__version__",
+    "acting_as",
+    "blocking",
+    "coclass",
+    "coclass_of",
+    "connect",
+    "count_of",
+    "current_call",
+    "hresult",
+    "impersonate",
+    "implementation_of",
+    "initialize_security",
+    "interface",
+    "operation",
+    "run_local_server",
+    "serve_local",
+    "size_of",
+    "spec_of",
+    "struct",
+    "switch_of",
 ]  # fmt: skip
 
 _HOMES: Final = {
     name: home
     for home, names in {
         "oxid._version": "__version__",
-        "oxid.auth": "Anonymous AuthLevel AuthType Credentials Keytab NtHash Password Ticket",
+        "oxid.auth": (
+            "Anonymous AuthLevel AuthType Credentials Impersonation Keytab MemoryAccountStore NtHash Password Ticket"
+        ),
         "oxid.com.coclass": "CoClass coclass coclass_of",
         "oxid.com.local_proxy": "implementation_of",
         "oxid.com.machine": "Machine connect",
-        "oxid.com.options": "ClientOptions",
+        "oxid.com.connection_points": "ConnectionPoint EventSource",
+        "oxid.com.identity": "acting_as impersonate",
+        "oxid.com.local_server": "run_local_server serve_local",
+        "oxid.com.options": "AuthInfo Blanket CallbackOptions Capabilities ClientOptions",
+        "oxid.com.security": "initialize_security",
+        "oxid.com.subscription": "Subscription",
         "oxid.config": "Address HostOptions",
         "oxid.errors": (
-            "AccessDenied AuthenticationError BadStubData ClassNotRegistered ConfigurationError ErrorInfo "
-            "InvalidArgument LocalProtocolError NoSuchInterface NotImplementedByPeer NotSupported "
+            "AccessDenied AuthenticationError BadStubData CallbackFailed ClassNotRegistered ConfigurationError "
+            "ErrorInfo InvalidArgument LocalProtocolError NoSuchInterface NotImplementedByPeer NotSupported "
             "ObjectGone Origin OxidError ProtocolError RemoteProtocolError ServerUnavailable StatusError "
             "TransportError hresult "
         ),
         "oxid.host": "Host PlainInterface",
         "oxid.interfaces.class_factory": "IClassFactory",
+        "oxid.interfaces.connection_point": "IConnectionPoint IConnectionPointContainer",
         "oxid.interfaces.unknown": "IUnknown",
         "oxid.ledger": "Ledger",
         "oxid.ndr.types": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oxid.com.exporter import MARSHAL_REFS
 from oxid.com.local_proxy import LocalProxy, local_proxy
 from oxid.com.proxy import Proxy
 from oxid.com.references import RemotePointer
@@ -12,7 +13,6 @@ from oxid.ndr.codec import OperationCodec
 from oxid.rpc.interface import spec_of
 
 if TYPE_CHECKING:
-    from oxid.com.exporter import Exporter
     from oxid.com.machine import Machine
 
 
@@ -24,12 +24,15 @@ class _NeedsReferences(Exception):
         self.pointer = pointer
 
 
+class _NeedsExporter(Exception):
+    """An object of this process is passed on, and there is no exporter yet that could serve it."""
+
+
 class ClientMarshaller:
     """Owns the references of one call until the call has taken them."""
 
-    def __init__(self, machine: Machine, exporter: Exporter | None) -> None:
+    def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._exporter = exporter
         self._passed_on: list[RemotePointer] = []
         self._granted: list[tuple[Any, int]] = []
         self._imported: list[Proxy] = []
@@ -43,6 +46,10 @@ class ClientMarshaller:
             except _NeedsReferences as wanted:
                 self.take_back()
                 await wanted.channel.add_refs(wanted.pointer)
+                continue
+            except _NeedsExporter:
+                self.take_back()
+                await self._machine.open_exporter()
                 continue
             except BaseException:
                 self.take_back()
@@ -61,25 +68,24 @@ class ClientMarshaller:
             return pointer.objref(1)
         if isinstance(target, LocalProxy):
             target = target._target
-        if self._exporter is None:
-            raise NotSupported(
-                f"{type(target).__name__} is no proxy: to pass objects of this process, serve them with oxid.host.Host "
-                "and connect with host.connect()"
-            )
         if declared is None:
             raise NotSupported("a parameter without a declared interface takes proxies only")
-        found = self._exporter.pointer_to(target, spec_of(declared))
-        reference = self._exporter.objref(found)
-        self._granted.append((found, reference.std.public_refs))
-        return reference.encode()
+        exporter = self._machine.exporter
+        if exporter is None:
+            raise _NeedsExporter
+        found = exporter.pointer_to(target, spec_of(declared))
+        reference = exporter.objref(found)
+        self._granted.append((found, MARSHAL_REFS))
+        return reference
 
     def unmarshal(self, objref: bytes, declared: type[Any] | None) -> Any:
-        if self._exporter is not None:
-            own = self._exporter.local(objref)
+        exporter = self._machine.exporter
+        if exporter is not None:
+            own = exporter.local(objref)
             if own is not None:
                 pointer, refs = own
-                self._exporter.table.release_refs(pointer, refs)
-                return local_proxy(pointer.exported.target, declared, self._exporter.threads)
+                exporter.table.release_refs(pointer, refs)
+                return local_proxy(pointer.exported.target, declared, exporter.threads)
         proxy = self._machine.proxy(objref, declared)
         self._imported.append(proxy)
         return proxy
@@ -93,9 +99,8 @@ class ClientMarshaller:
         for pointer in self._passed_on:
             pointer.refs += 1
         self._passed_on.clear()
-        if self._exporter is not None:
-            for granted, refs in self._granted:
-                self._exporter.table.release_refs(granted, refs)
+        for granted, refs in self._granted:
+            granted.exported.table.release_refs(granted, refs)
         self._granted.clear()
 
     def drop_imported(self) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-
-from oxid.auth.context import AuthType
+from oxid.auth.context import AuthType, Impersonation
 from oxid.com.options import Blanket, ClientOptions
-from oxid.rpc.pdu import MAX_CALL_ID
 from oxid.runtime.client import RpcConnection
 from oxid.runtime.dispatch import Threads
-from oxid.runtime.pool import ConnectionPool
+from oxid.runtime.pool import ConnectionPool, Pooled
 from oxid.world import World
 
 
@@ -21,19 +18,32 @@ class Connections:
         self._pool = ConnectionPool(world, idle_s=options.idle_timeout)
         self._threads = Threads(4)  # for handshakes that block (Kerberos); made at the first one
 
-    def use(self, host: str, port: int, blanket: Blanket) -> AbstractAsyncContextManager[RpcConnection]:
+    def use(self, host: str, port: int, blanket: Blanket) -> Using:
         """A connection for a while; it stays open for a time after its last use. Raises TransportError."""
-        return self._pool.connection(
-            host,
-            port,
-            credentials=blanket.credentials,
-            level=blanket.level,
-            auth_type=blanket.auth_type or AuthType.SPNEGO,
-            target=blanket.target_name or None,
-            timeout=self._options.connect_timeout,
-            call_timeout=self._options.call_timeout,
-            threads=self._threads,
-        )
+        return Using(self, host, port, blanket)
+
+    async def lease(self, host: str, port: int, blanket: Blanket) -> Pooled:
+        """The same until `give_back`: for those that hold one as long as something else lives."""
+        key = host, port, blanket
+        found = self._pool.take(key)
+        if found is not None:
+            return found
+        options = {
+            "credentials": blanket.credentials,
+            "level": blanket.level,
+            "auth_type": blanket.auth_type or AuthType.SPNEGO,
+            "target": blanket.target_name or None,
+            "identify": blanket.impersonation <= Impersonation.IDENTIFY,
+            "delegate": blanket.impersonation is Impersonation.DELEGATE,
+            "timeout": self._options.connect_timeout,
+            "call_timeout": self._options.call_timeout,
+            "threads": self._threads,
+        }
+        return await self._pool.lease(key, host, port, options)
+
+    def give_back(self, leased: Pooled) -> None:
+        """End one lease."""
+        self._pool.give_back(leased)
 
     async def aclose(self) -> None:
         """Close all, also those in use; may be called twice."""
@@ -44,29 +54,52 @@ class Connections:
         return f"<Connections {self._pool!r}>"
 
 
+class Using:
+    """`async with connections.use(...) as connection`."""
+
+    __slots__ = ("_blanket", "_connections", "_host", "_leased", "_port")
+
+    def __init__(self, connections: Connections, host: str, port: int, blanket: Blanket) -> None:
+        self._connections = connections
+        self._host, self._port, self._blanket = host, port, blanket
+        self._leased: Pooled | None = None
+
+    async def __aenter__(self) -> RpcConnection:
+        leased = self._leased = await self._connections.lease(self._host, self._port, self._blanket)
+        return leased.connection
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        leased, self._leased = self._leased, None
+        if leased is not None:
+            self._connections.give_back(leased)
+
+
 class Lease:
     """One connection held for as long as something needs it; replaced when it is lost."""
 
-    __slots__ = ("_stack", "connection")
+    __slots__ = ("_connections", "_leased")
 
-    def __init__(self) -> None:
-        self._stack = AsyncExitStack()
-        self.connection: RpcConnection | None = None
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._leased: Pooled | None = None
 
     @property
     def usable(self) -> bool:
-        connection = self.connection
-        return connection is not None and connection.lost is None and connection.last_call_id < MAX_CALL_ID
+        return self._leased is not None and self._leased.usable
 
-    async def take(self, using: AbstractAsyncContextManager[RpcConnection]) -> RpcConnection:
-        """Hold this connection from now on, instead of any other."""
-        connection = await using.__aenter__()
-        await self.give_back()
-        self._stack.push_async_exit(using)
-        self.connection = connection
-        return connection
+    @property
+    def connection(self) -> RpcConnection | None:
+        return None if self._leased is None else self._leased.connection
 
-    async def give_back(self) -> None:
+    async def take(self, host: str, port: int, blanket: Blanket) -> RpcConnection:
+        """Hold this connection from now on, instead of any other. Raises TransportError."""
+        leased = await self._connections.lease(host, port, blanket)
+        self.give_back()
+        self._leased = leased
+        return leased.connection
+
+    def give_back(self) -> None:
         """Hold nothing; may be called twice."""
-        self.connection = None
-        await self._stack.aclose()
+        leased, self._leased = self._leased, None
+        if leased is not None:
+            self._connections.give_back(leased)

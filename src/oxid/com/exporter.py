@@ -1,6 +1,6 @@
 """An object exporter: takes ORPC calls in, finds the object, answers. [MS-DCOM] 3.1.1
 
-    exporter = Exporter(world, resolver_bindings=..., new_oid=..., on_dropped=..., on_marshalled=...)
+    exporter = Exporter(world, oxid=..., link=..., on_interface=...)
     server.register(spec, exporter.handle) for every interface that `exporter.on_interface` names
     exporter.marshal(target, spec)          an OBJREF with five references, for an answer or a parameter
 
@@ -14,9 +14,10 @@ import inspect
 import logging
 from collections.abc import Callable, Coroutine
 from struct import Struct
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
+from oxid.com.apartment import Apartment
 from oxid.com.call_errors import answer_for
 from oxid.com.interface_pointers import (
     ISUPPORT_ERROR_INFO,
@@ -26,7 +27,14 @@ from oxid.com.interface_pointers import (
     interfaces_of,
 )
 from oxid.com.local_proxy import LocalProxy, local_proxy
-from oxid.com.objref import ExtendedObjRef, HandlerObjRef, StandardObjRef, StdObjRef, decode_objref
+from oxid.com.objref import (
+    SORF_NOPING,
+    ExtendedObjRef,
+    HandlerObjRef,
+    StandardObjRef,
+    decode_objref,
+    standard_objref,
+)
 from oxid.com.orpc import (
     EMPTY_ORPCTHAT,
     ORPCTHIS_SIZE,
@@ -36,15 +44,26 @@ from oxid.com.orpc import (
     write_orpcthat,
 )
 from oxid.com.reference_table import ExportedObject, InterfacePointer, ReferenceTable
+from oxid.com.resolver_link import ResolverLink
 from oxid.errors import BadStubData, ErrorInfo, NotSupported, OxidError, fault, hresult
 from oxid.interfaces.unknown import IUnknown
 from oxid.ndr.syntax import Syntax
 from oxid.rpc.calls import ServerCall
 from oxid.rpc.interface import InterfaceSpec, spec_of
-from oxid.runtime.dispatch import PLAIN, THREAD, Threads, kind_of, set_current_call
+from oxid.runtime.dispatch import (
+    PLAIN,
+    THREAD,
+    Threads,
+    current_call_or_none,
+    kind_of,
+    set_current_call,
+)
 from oxid.values import status as s
 from oxid.values.bindings import DualStringArray
 from oxid.world import World
+
+if TYPE_CHECKING:
+    from oxid.com.coclass import CoClass
 
 log = logging.getLogger("oxid.com.exporter")
 
@@ -55,6 +74,8 @@ MARSHAL_REFS: Final = 5
 INTEGRITY: Final = 5
 _HEAD: Final = bytes(24) + EMPTY_ORPCTHAT
 """Room for the response header, and an ORPCTHAT without extensions."""
+_CAUSALITY: Final = slice(12, 28)
+"""The causality id in ORPCTHIS."""
 _orpcthis: Final = Struct("<IIxxxx16xI").unpack_from
 _USUAL: Final = frozenset((5 | minor << 16, 0, 0) for minor in (1, 2, 4, 6, 7))
 """Version, flags and extensions of nearly every call: nothing in its ORPCTHIS needs a second look."""
@@ -82,7 +103,7 @@ class Importer(Protocol):
 
     def proxy(self, objref: bytes, declared: type[Any] | None) -> Any: ...
 
-    def marshal(self, proxy: Any) -> bytes | None:
+    def marshal(self, proxy: Any, *, hand_over: bool = False) -> bytes | None:
         """The OBJREF of a proxy, or None for an object that is not one."""
         ...
 
@@ -107,40 +128,48 @@ class Exporter:
         world: World,
         *,
         oxid: int,
-        new_oid: Callable[[bool], int],
-        on_dropped: Callable[[int, str], None],
-        on_marshalled: Callable[[int], None],
+        link: ResolverLink,
         on_interface: Callable[[InterfaceSpec], None],
-        resolver_bindings: Callable[[], DualStringArray],
+        on_empty: Callable[[], None] | None = None,
         allow_anonymous: bool = False,
         minimum_level: int = INTEGRITY,
+        access: Callable[[ServerCall], bool] | None = None,
         importer: Importer | None = None,
         threads: Threads,
     ) -> None:
-        """`new_oid`, `on_dropped` and `on_marshalled` speak to the resolver; `on_interface` makes the RPC server
-        listen on an interface, before the first pointer to it can leave; `resolver_bindings` go into OBJREFs."""
+        """`link` speaks to the resolver; `on_interface` makes the RPC server listen on an interface, before the
+        first pointer to it can leave; `on_empty` hears when the last object is gone; `access` judges callers
+        whose calls are protected well enough."""
         self.world = world
         self.oxid = oxid
-        self._on_dropped = on_dropped
-        self._on_marshalled = on_marshalled
+        self.link = link
         self._on_interface = on_interface
-        self._resolver_bindings = resolver_bindings
+        self._on_empty = on_empty
         self._allow_anonymous = allow_anonymous
-        self._minimum_level = minimum_level
+        self.minimum_level = minimum_level
+        self.access = access
         self.importer = importer
+        self.apartment: Apartment | None = None
+        """Where objects live whose calls run one at a time; None where there are none."""
         self.threads = threads
         self._now = world.clock.now
         self._rows: dict[tuple[type[Any], UUID, bool], tuple[Row | None, ...]] = {}
         self._known: set[UUID] = set()
-        self.table = ReferenceTable(world, new_oid, self._rows_le, self._dropped)
+        self.table = ReferenceTable(world, link.new_oid, self._rows_le, self._dropped)
+        self.table.owner = self
         self._by_ipid = self.table.by_ipid
         self._closed = False
+        self._bindings: DualStringArray | None = None
+        self._bindings_bytes = b""
+        """Of the resolver, as the last reference had them."""
         world.ledger.exporter.enter()
 
     # -- marshalling ---------------------------------------------------------------------------------------
 
     def export(self, target: Any, *, pinned: bool = False) -> ExportedObject:
-        return self.table.export(target, pinned=pinned)
+        described: CoClass | None = getattr(type(target), "__oxid_coclass__", None)
+        noping = described is not None and described.noping
+        return self.table.export(target, pinned=pinned, noping=noping)
 
     def pointer(self, exported: ExportedObject, spec: InterfaceSpec) -> InterfacePointer:
         """The interface pointer for `spec`, with the RPC server listening on the interface."""
@@ -148,6 +177,16 @@ class Exporter:
             self._known.add(spec.uuid)
             self._on_interface(spec)
         return self.table.pointer(exported, spec)
+
+    def hold(self, target: Any) -> None:
+        """Keep an exported object for another object of this process, until `unhold`."""
+        self.table.hold(target)
+
+    def unhold(self, target: Any) -> None:
+        """End one `hold`: the object lives on as long as its clients hold it."""
+        left = self.table.unhold(target)
+        if left is not None:
+            self.link.unpinned(left.oid)
 
     def query(self, exported: ExportedObject, iid: UUID) -> InterfacePointer | None:
         """QueryInterface on an exported object: None for E_NOINTERFACE."""
@@ -162,7 +201,7 @@ class Exporter:
 
         Raises NotSupported where the object lacks a method of the interface; it is then not exported.
         """
-        exported = self.table.export(target)
+        exported = self.export(target)
         try:
             return self.pointer(exported, interface_of(target, spec.uuid) or spec)
         except BaseException:
@@ -171,18 +210,21 @@ class Exporter:
 
     def marshal(self, target: Any, spec: InterfaceSpec, refs: int = MARSHAL_REFS) -> bytes:
         """An OBJREF for one interface of `target`, carrying `refs` public references."""
-        return self.objref(self.pointer_to(target, spec), refs).encode()
+        return self.objref(self.pointer_to(target, spec), refs)
 
-    def objref(self, pointer: InterfacePointer, refs: int = MARSHAL_REFS) -> StandardObjRef:
-        """Grant `refs` references and describe them."""
+    def objref(self, pointer: InterfacePointer, refs: int = MARSHAL_REFS, who: str | None = None) -> bytes:
+        """Grant `refs` references, as an OBJREF. `who` gets them; None for whoever calls."""
         if not self.table.add_refs(pointer, refs):
             raise hresult(s.E_OUTOFMEMORY, "the object has too many references")
         exported = pointer.exported
-        self._on_marshalled(exported.oid)
-        return StandardObjRef(
-            pointer.spec.uuid,
-            StdObjRef(0, refs, self.oxid, exported.oid, UUID(bytes_le=pointer.ipid)),
-            self._resolver_bindings(),
+        exported.last_call = self._now()
+        self.link.marshalled(exported.oid, caller_name() if who is None else who, refs)
+        flags = SORF_NOPING if exported.noping else 0
+        bindings = self.link.bindings()
+        if bindings is not self._bindings:
+            self._bindings, self._bindings_bytes = bindings, bindings.encode()
+        return standard_objref(
+            pointer.spec.uuid, flags, refs, self.oxid, exported.oid, pointer.ipid, self._bindings_bytes
         )
 
     def local(self, objref: bytes) -> tuple[InterfacePointer, int] | None:
@@ -209,8 +251,10 @@ class Exporter:
         else:
             at, flags = ORPCTHIS_SIZE, 0
         security = call.security
-        if security is None or security.level < self._minimum_level or security.anonymous:
-            self._check_access(call)
+        if security is None or security.level < self.minimum_level or security.anonymous:
+            self._check_level(call)
+        if self.access is not None and not self.access(call):
+            raise self._denied(call, f"{call.principal or 'an anonymous caller'} has no access permission")
         if flags:
             raise invalid_header()
         pointer = self._by_ipid.get(call.object)  # type: ignore[arg-type]  # None is nobody's IPID
@@ -225,6 +269,8 @@ class Exporter:
         row: Row | None = rows[opnum] if opnum < len(rows) else None
         if row is None:
             raise fault(s.NCA_S_OP_RNG_ERROR, executed=False)
+        if self.apartment is not None and type(exported.target) in self.apartment.classes:
+            return self._handle_in_apartment(call, exported, row, at, self.apartment)
         decode, function, encode, _, kind, pointers, _ = row
         if pointers or kind == THREAD:
             return self._handle_slowly(call, exported, row, at)
@@ -242,6 +288,18 @@ class Exporter:
         finally:
             set_current_call(None)
         return out
+
+    async def _handle_in_apartment(
+        self, call: ServerCall, exported: ExportedObject, row: Row, at: int, apartment: Apartment
+    ) -> bytearray:
+        """A call that waits until the others of its apartment are done; meanwhile it counts as one in flight."""
+        exported.calls += 1
+        try:
+            async with apartment.turn(bytes(call.stub[_CAUSALITY])):
+                answer = self._handle_slowly(call, exported, row, at)
+                return await answer if inspect.iscoroutine(answer) else answer  # type: ignore[return-value]
+        finally:
+            self._call_ended(exported)
 
     def _handle_slowly(
         self, call: ServerCall, exported: ExportedObject, row: Row, at: int
@@ -340,35 +398,39 @@ class Exporter:
     def _call_ended(self, exported: ExportedObject) -> None:
         self.table.call_ended(exported, self._now())
 
-    def _check_access(self, call: ServerCall) -> None:
+    def _check_level(self, call: ServerCall) -> None:
         """Refuse callers below the minimum level, and anonymous ones, unless the host lets anybody in."""
         security = call.security
         anonymous = security is None or security.anonymous
         if anonymous and self._allow_anonymous:
             return
         level = security.level if security is not None else 1
-        remote_unknown = call.interface.name.startswith("IRemUnknown")
         who = "an anonymous caller" if anonymous else f"{security.principal} at level {level}"  # type: ignore[union-attr]
-        log.warning(
-            "refused %s: %s.%d needs an authenticated caller at level %d or higher",
-            who,
-            call.interface.name,
-            call.opnum,
-            self._minimum_level,
+        raise self._denied(
+            call, f"{who} may not call: authentication at level {self.minimum_level} or higher is needed"
         )
+
+    def _denied(self, call: ServerCall, why: str) -> Exception:
+        """The fault of a refusal: an HRESULT on IRemUnknown, a Win32 error elsewhere. [MS-DCOM] 3.1.1.5.4"""
+        call.connection.core.note_refusal(call.peer, f"{call.interface.name}.{call.opnum}: {why}")
+        remote_unknown = call.interface.name.startswith("IRemUnknown")
         code = s.E_ACCESSDENIED if remote_unknown else s.ERROR_ACCESS_DENIED
-        raise fault(code, f"{who} may not call objects", executed=False)
+        return fault(code, why, executed=False)
 
     # -- the end -------------------------------------------------------------------------------------------
 
     def _dropped(self, exported: ExportedObject, reason: str) -> None:
-        self._on_dropped(exported.oid, reason)
+        log.debug("object %016x is gone: %s", exported.oid, reason)
+        if not exported.pinned:
+            self.link.dropped(exported.oid, reason)
         ended = getattr(exported.target, "final_release", None)
         if ended is not None:
             try:
                 ended()
             except Exception:  # an object's own farewell must not stop the release of others
                 log.exception("%s.final_release failed", type(exported.target).__name__)
+        if self._on_empty is not None and not self._closed and self.table.empty:
+            self._on_empty()
 
     def close(self) -> None:
         """Drop every object; may be called twice."""
@@ -413,7 +475,8 @@ class CallMarshaller:
             target = target._target
         importer = self._exporter.importer
         if importer is not None:
-            passed_on = importer.marshal(target)
+            over = any(target is brought for brought in self.imported) and not target._kept
+            passed_on = importer.marshal(target, hand_over=over)
             if passed_on is not None:
                 self._passed_on.append(passed_on)
                 return passed_on
@@ -428,7 +491,7 @@ class CallMarshaller:
         pointer = self._exporter.pointer_to(target, spec)
         reference = self._exporter.objref(pointer)
         self._granted.append((pointer, MARSHAL_REFS))
-        return reference.encode()
+        return reference
 
     def unmarshal(self, objref: bytes, declared: type[Any] | None) -> Any:
         own = self._exporter.local(objref)
@@ -511,6 +574,12 @@ def _extents(info: ErrorInfo | None) -> tuple[Any, ...]:
     except OxidError:
         log.exception("error info could not be encoded; the HRESULT goes alone")
         return ()
+
+
+def caller_name() -> str:
+    """The authenticated user of the call that runs; empty for none."""
+    call = current_call_or_none()
+    return "" if call is None else call.principal or ""
 
 
 def _given(result: Any) -> Any:

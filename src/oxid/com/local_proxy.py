@@ -27,6 +27,8 @@ I = TypeVar("I")  # noqa: E741 - an interface
 class LocalProxy:
     """One interface of an object of this process. Holds the object as any Python reference does."""
 
+    __oxid_proxy__ = True
+
     def __init__(self, target: Any, threads: Threads) -> None:
         self._target = target
         self._threads = threads
@@ -37,8 +39,20 @@ class LocalProxy:
             raise hresult(E_NOINTERFACE, spec_of(interface).name)
         return cast("I", local_proxy(self._target, interface, self._threads))
 
+    def subscribe(self, interface: type[Any], handler: Any) -> Any:
+        """As a remote proxy's: hear the object's events."""
+        from oxid.com.subscription import Subscription
+
+        return Subscription(self, interface, handler)
+
     async def release(self) -> None:
         """Nothing is owed for an object of this process."""
+
+    def release_soon(self) -> None:
+        """Nothing is owed for an object of this process."""
+
+    def on_gone(self, listener: Callable[[], object]) -> None:
+        """An object of this process does not go while it is referred to."""
 
     def keep(self) -> Self:
         """As a remote proxy's `keep`: nothing has to be done."""
@@ -68,6 +82,11 @@ def local_proxy(target: Any, interface: type[Any] | None, threads: Threads) -> A
 def implementation_of(pointer: Any) -> Any:
     """The object behind a pointer if it lives in this process, else None."""
     return pointer._target if isinstance(pointer, LocalProxy) else None
+
+
+def is_proxy(value: Any) -> bool:
+    """Whether something stands for an object, here or elsewhere, and is not one that implements an interface."""
+    return getattr(type(value), "__oxid_proxy__", False)
 
 
 _classes: Final[dict[type[Any], type[LocalProxy]]] = {}
@@ -126,6 +145,6 @@ def _pointed_at(node: Node) -> type[Any] | None:
 
 
 def _as_pointer(value: Any, interface: type[Any] | None, threads: Threads) -> Any:
-    if interface is None or value is None or isinstance(value, interface):
+    if interface is None or value is None or is_proxy(value):
         return value
     return local_proxy(value, interface, threads)

@@ -12,56 +12,59 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Generic, TypeVar, cast
+from dataclasses import replace
+from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
-from oxid.com.activation_properties import (
-    ActivationIn,
-    ActivationOut,
-    InterfaceResult,
-    decode_activation_out,
-    encode_activation_in,
-)
+from oxid.auth.credentials import Credentials
+from oxid.com import client_activation
+from oxid.com.activation_properties import ActivationOut
+from oxid.com.activation_templates import ReplyReader
 from oxid.com.background import BackgroundWork
 from oxid.com.channel import Channel
+from oxid.com.client_activation import INTEGRITY
 from oxid.com.client_marshaller import ClientMarshaller
 from oxid.com.connections import Connections
 from oxid.com.endpoints import map_endpoint
+from oxid.com.exporter import Exporter
+from oxid.com.identity import NOBODY, acting
+from oxid.com.keep_alive import KeepAlive
+from oxid.com.lifelines import Lifelines
 from oxid.com.objref import ExtendedObjRef, HandlerObjRef, StandardObjRef, StdObjRef, decode_objref
-from oxid.com.options import RESOLVER_PORT, UNAUTHENTICATED, Blanket, ClientOptions
+from oxid.com.options import (
+    UNAUTHENTICATED,
+    AuthInfo,
+    Blanket,
+    Capabilities,
+    ClientOptions,
+)
 from oxid.com.orpc import COM_VERSION, ComVersion, negotiate
-from oxid.com.ping_agent import PingAgent
-from oxid.com.pinging import PingTarget, agent_of_this_process
+from oxid.com.process_agent import process_agent
 from oxid.com.proxy import Causality, Proxy, proxy_class
-from oxid.com.references import ExporterAddress, RemoteExporter, RemoteObject, tcp_addresses
+from oxid.com.references import ExporterAddress, Owed, RemoteExporter
+from oxid.com.security import checked, negotiated, process_security
 from oxid.errors import (
+    ConfigurationError,
     LocalProtocolError,
     NoSuchInterface,
-    NotImplementedByPeer,
     NotSupported,
-    Origin,
     OxidError,
     RemoteProtocolError,
     StatusError,
     TransportError,
     error_for,
 )
-from oxid.interfaces.activation import (
-    MODE_GET_CLASS_OBJECT,
-    IActivation,
-    IRemoteSCMActivator,
-    RemoteActivationReply,
-)
 from oxid.interfaces.class_factory import IClassFactory
-from oxid.interfaces.dcom_types import ComVersionIdl, OrpcThisIdl
-from oxid.interfaces.object_exporter import IObjectExporter, ResolveOxid2Reply, ResolveOxidReply
+from oxid.interfaces.object_exporter import IObjectExporter
 from oxid.interfaces.unknown import IID_IUNKNOWN, IUnknown
 from oxid.rpc.interface import spec_of
 from oxid.values import status as s
-from oxid.values.bindings import EMPTY_BINDINGS, NCACN_IP_TCP, DualStringArray
-from oxid.values.status import HResult, Win32
+from oxid.values.bindings import DualStringArray
+from oxid.values.status import HResult
 from oxid.world import World
 
 I = TypeVar("I")  # noqa: E741 - an interface
@@ -69,8 +72,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("oxid.com.machine")
 
-INTEGRITY = 5
-_IMPERSONATE = 3
 _CHANNELS_KEPT = 64
 
 
@@ -102,53 +103,95 @@ class Machine(BackgroundWork):
         blanket: Blanket,
         options: ClientOptions,
         world: World,
-        exporter: Any,
-        agent: PingAgent | None = None,
+        exporter: Exporter | None = None,
+        agent: KeepAlive | None = None,
     ) -> None:
         """`exporter` is the process's own object exporter, where it has one: see `oxid.host`; `agent` pings for
         what this machine holds."""
         super().__init__(world.ledger)
         self.host = host
+        self.port = options.port
         self.options = options
         self.world = world
-        self._port = options.port
         self.connections = Connections(world, options)
         self._stack = AsyncExitStack()
         self.version = COM_VERSION
         """The DCOM version both ends speak; known after `connect`."""
         self._credentials = blanket.credentials
-        self._exporter = exporter
-        self._causality = Causality(world.entropy)
+        self._blankets: dict[int, Blanket] = {}
+        self.exporter = exporter
+        """Of this process, where it has one: what it passes to servers lives there."""
+        self.causality = Causality(world.entropy)
+        self.replies = ReplyReader()
+        self.activation_flags = 0x2 if options.capabilities & Capabilities.DISABLE_AAA else 0
+        """ACTVFLAGS of our activations."""
+        self._secure_refs = bool(options.capabilities & Capabilities.SECURE_REFS)
         self._channels: dict[int, Channel] = {}
-        self._agent = agent
-        self._targets: set[PingTarget] = set()
+        self.lifelines = Lifelines(self, agent)
+        """What keeps the proxies alive."""
         self._loop = asyncio.get_running_loop()
         self._closed = False
-        self._old_activation = False
+        self._process = os.getpid()
+        self.old_activation = False
+        """The other machine's DCOM is older than 5.6."""
+        cloaking = Capabilities.STATIC_CLOAKING | Capabilities.DYNAMIC_CLOAKING
+        self._cloaked = bool(options.capabilities & cloaking)
 
     # -- activation ----------------------------------------------------------------------------------------
 
-    def activate(self, clsid: UUID | str, interface: type[I]) -> Pending[I]:
+    def activate(
+        self, clsid: UUID | str, interface: type[I], *, auth_info: AuthInfo | None = None
+    ) -> Pending[I]:
         """Make an object of a class and return its interface. [MS-DCOM] 3.2.4.1.1.1
 
+        `auth_info` secures the activation, and only that: the object's proxies call as the machine does.
         Raises AccessDenied, ClassNotRegistered, NoSuchInterface, AuthenticationError, TransportError, TimeoutError.
         """
 
-        return Pending(lambda: self._make(clsid, interface, class_object=False))
+        return Pending(lambda: self._make(clsid, interface, auth_info, class_object=False))
 
-    def get_class_object(self, clsid: UUID | str, interface: type[I] = IClassFactory) -> Pending[I]:  # type: ignore[assignment]  # the default of a type variable
+    def get_class_object(
+        self,
+        clsid: UUID | str,
+        interface: type[I] = IClassFactory,  # type: ignore[assignment]  # the default of a type variable
+        *,
+        auth_info: AuthInfo | None = None,
+    ) -> Pending[I]:
         """The class object of a class, IClassFactory unless asked otherwise. Raises as `activate`."""
 
-        return Pending(lambda: self._make(clsid, interface, class_object=True))
+        return Pending(lambda: self._make(clsid, interface, auth_info, class_object=True))
 
-    async def _make(self, clsid: UUID | str, interface: type[I], *, class_object: bool) -> I:
+    async def _make(
+        self, clsid: UUID | str, interface: type[I], auth_info: AuthInfo | None, *, class_object: bool
+    ) -> I:
         self._check_open()
         wanted = UUID(str(clsid)), [spec_of(interface).uuid]
+        blanket = self._activation_blanket(auth_info)
+        out = await client_activation.activate(self, blanket, *wanted, class_object=class_object)
+        activated_as = blanket if auth_info is not None else None
+        return cast("I", await self._proxy_of(out, interface, activated_as))
 
-        async def work() -> Proxy:
-            return await self._proxy_of(await self._activate(*wanted, class_object=class_object), interface)
+    def _activation_blanket(self, auth_info: AuthInfo | None) -> Blanket:
+        if auth_info is None:
+            blanket = self._acting_blanket() if self._cloaked else None
+            return blanket or self.call_blanket(INTEGRITY)
+        return auth_info.blanket().at_least(INTEGRITY if self.options.raise_level else 0)
 
-        return cast("I", await self.to_the_end(work(), lambda proxy: self.abandon([proxy])))
+    async def activate_raw(
+        self,
+        clsid: UUID,
+        iids: Sequence[UUID],
+        *,
+        class_object: bool = False,
+        auth_info: AuthInfo | None = None,
+    ) -> ActivationOut:
+        """Activate, and return the reply with its OBJREFs: the caller owns the references in them.
+
+        Where the caller is cancelled, an object that is made nevertheless is released in the background.
+        """
+        self._check_open()
+        blanket = self._activation_blanket(auth_info)
+        return await client_activation.activate(self, blanket, clsid, iids, class_object=class_object)
 
     async def create_instance(self, factory: IClassFactory, interface: type[I]) -> I:
         """Make an object with a class object. Raises NoSuchInterface."""
@@ -157,80 +200,21 @@ class Machine(BackgroundWork):
             raise NoSuchInterface(HResult(s.E_NOINTERFACE), "the class object gave no object")
         return cast("I", await self._as(cast("Proxy", made), interface))
 
-    async def activate_raw(
-        self, clsid: UUID, iids: Sequence[UUID], *, class_object: bool = False
-    ) -> ActivationOut:
-        """Activate, and return the reply with its OBJREFs: the caller owns the references in them.
-
-        Where the caller is cancelled, an object that is made nevertheless is released in the background.
-        """
-        self._check_open()
-        work = self._activate(clsid, iids, class_object=class_object)
-        return await self.to_the_end(work, self._discard)
-
-    async def _activate(self, clsid: UUID, iids: Sequence[UUID], *, class_object: bool) -> ActivationOut:
-        blanket = self.call_blanket(INTEGRITY)
-        async with self.connections.use(self.host, self._port, blanket) as connection:
-            if not self._old_activation:
-                try:
-                    return await self._activate_by_properties(connection, clsid, iids, class_object)
-                except NoSuchInterface as error:
-                    if error.origin not in (Origin.BIND, Origin.FAULT):
-                        raise
-                    self._old_activation = True  # a peer before DCOM 5.6
-            return await self._activate_by_parameters(connection, clsid, iids, class_object)
-
-    async def _activate_by_properties(
-        self, connection: Any, clsid: UUID, iids: Sequence[UUID], class_object: bool
-    ) -> ActivationOut:
-        activator: IRemoteSCMActivator = await connection.proxy(IRemoteSCMActivator)
-        wanted = encode_activation_in(ActivationIn(clsid, tuple(iids), client_version=self.version))
-        if class_object:
-            reply = await activator.remote_get_class_object(self._orpcthis(), wanted)
-        else:
-            reply = await activator.remote_create_instance(self._orpcthis(), None, wanted)
-        what = "class object" if class_object else "class"
-        if reply.hresult >= 0x8000_0000:
-            raise self.error(reply.hresult, f"{what} {{{clsid}}} on {self.host}")
-        if reply.properties is None:
-            raise self.error(s.E_UNEXPECTED, "the activation succeeded without a result")
-        return decode_activation_out(reply.properties)
-
-    async def _activate_by_parameters(
-        self, connection: Any, clsid: UUID, iids: Sequence[UUID], class_object: bool
-    ) -> ActivationOut:
-        activation: IActivation = await connection.proxy(IActivation)
-        mode = MODE_GET_CLASS_OBJECT if class_object else 0
-        reply: RemoteActivationReply = await activation.remote_activation(
-            self._orpcthis(), clsid, None, None, _IMPERSONATE, mode, list(iids), [NCACN_IP_TCP]
-        )
-        if reply.status or reply.hresult >= 0x8000_0000:
-            code = reply.hresult if reply.hresult >= 0x8000_0000 else Win32(reply.status).as_hresult().code
-            raise self.error(code, f"class {{{clsid}}} on {self.host}")
-        if not len(iids) == len(reply.results) == len(reply.interface_data):
-            raise RemoteProtocolError(
-                f"RemoteActivation answered {len(reply.results)} results and {len(reply.interface_data)} "
-                f"references for {len(iids)} interfaces"
-            )
-        version = ComVersion(reply.server_version.major, reply.server_version.minor)
-        results = zip(iids, reply.results, reply.interface_data, strict=True)
-        return ActivationOut(
-            reply.oxid,
-            reply.bindings.bindings() if reply.bindings is not None else EMPTY_BINDINGS,
-            reply.ipid_rem_unknown,
-            reply.authn_hint,
-            negotiate(version),
-            tuple(InterfaceResult(iid, code, objref) for iid, code, objref in results),
-        )
-
     def use_exporter(self, out: ActivationOut) -> None:
         """Remember where the exporter of an activation listens, so that it need not be resolved."""
-        version = negotiate(out.version, self.version)
-        self._channel(out.oxid).set_address(
-            ExporterAddress(out.bindings, out.ipid_rem_unknown.bytes_le, out.authn_hint, version)
-        )
+        channel = self._channel(out.oxid)
+        address = channel.exporter.address
+        ipid, version = out.ipid_rem_unknown.bytes_le, negotiate(out.version, self.version)
+        if (
+            address is None
+            or address.bindings is not out.bindings
+            or address.ipid_rem_unknown != ipid
+            or address.authn_hint != out.authn_hint
+            or address.version != version
+        ):
+            channel.set_address(ExporterAddress(out.bindings, ipid, out.authn_hint, version))
 
-    def _discard(self, out: ActivationOut) -> None:
+    def discard(self, out: ActivationOut) -> None:
         """Release everything of an activation that nobody waits for any more."""
         self.use_exporter(out)
         for result in out.interfaces:
@@ -240,21 +224,19 @@ class Machine(BackgroundWork):
                 except OxidError as error:
                     log.debug("an unused reference of %s cannot be released: %s", self, error)
 
-    async def _proxy_of(self, out: ActivationOut, interface: type[Any]) -> Proxy:
+    async def _proxy_of(
+        self, out: ActivationOut, interface: type[Any], activated_as: Blanket | None
+    ) -> Proxy:
         self.use_exporter(out)
         if len(out.interfaces) != 1:
-            self._discard(out)
+            self.discard(out)
             raise RemoteProtocolError(f"the activation of 1 interface answered {len(out.interfaces)}")
         result = out.interfaces[0]
         if result.failed or result.objref is None:
             raise self.error(result.hresult or s.E_NOINTERFACE, spec_of(interface).name)
-        proxy = self.proxy(result.objref, interface)
+        proxy = self.proxy(result.objref, interface, activated_as)
         await self.adopt([proxy])
         return await self._as(proxy, interface)
-
-    def _orpcthis(self) -> OrpcThisIdl:
-        cid = UUID(bytes_le=self._causality.next())
-        return OrpcThisIdl(ComVersionIdl(*self.version), 0, 0, cid)
 
     # -- the resolver --------------------------------------------------------------------------------------
 
@@ -263,50 +245,15 @@ class Machine(BackgroundWork):
 
         A resolver without ServerAlive2 speaks DCOM 5.1 to us, and tells no bindings. [MS-DCOM] 3.2.4.1.2.1
         """
-        async with self.connections.use(self.host, self._port, UNAUTHENTICATED) as connection:
-            resolver: IObjectExporter = await connection.proxy(IObjectExporter)
-            try:
-                reply = await resolver.server_alive2()
-            except NotImplementedByPeer:
-                return ComVersion(5, 1), EMPTY_BINDINGS
-        if reply.status:
-            raise error_for(Win32(reply.status), "ServerAlive2")
-        bindings = reply.bindings.bindings() if reply.bindings is not None else EMPTY_BINDINGS
-        return ComVersion(reply.version.major, reply.version.minor), bindings
+        return await client_activation.server_alive(self)
 
     async def resolve(self, oxid: int) -> ExporterAddress:
         """Where an exporter of the other machine listens. Raises ObjectGone for an unknown OXID."""
-        return await self._resolve_at(self.host, self._port, oxid)
+        return await client_activation.resolve_at(self, self.host, self.port, oxid)
 
     async def resolve_exporter(self, exporter: RemoteExporter) -> ExporterAddress:
         """Resolve through the resolvers that the exporter's own references name, or ours."""
-        places = resolver_addresses(exporter.resolver)
-        for remote in exporter.objects.values():
-            places += resolver_addresses(remote.resolver)
-        places += self._own_place()
-        failure: Exception | None = None
-        for host, port in dict.fromkeys(places):
-            try:
-                return await self._resolve_at(host, port, exporter.oxid)
-            except (TransportError, TimeoutError, OSError, StatusError, UnicodeError) as error:
-                failure = error
-        raise failure or self.error(s.RPC_E_INVALID_OBJREF, f"no resolver is named for {exporter!r}")
-
-    async def _resolve_at(self, host: str, port: int, oxid: int) -> ExporterAddress:
-        async with self.connections.use(host, port, self.call_blanket(INTEGRITY)) as connection:
-            resolver: IObjectExporter = await connection.proxy(IObjectExporter)
-            version = self.version
-            reply: ResolveOxidReply | ResolveOxid2Reply
-            try:
-                reply = await resolver.resolve_oxid2(oxid, [NCACN_IP_TCP])
-                version = negotiate((reply.version.major, reply.version.minor), version)
-            except NotImplementedByPeer:  # DCOM 5.1
-                reply = await resolver.resolve_oxid(oxid, [NCACN_IP_TCP])
-        if reply.status or reply.bindings is None:
-            raise error_for(Win32(reply.status or s.OR_INVALID_OXID), f"OXID {oxid:016x} at {host}")
-        return ExporterAddress(
-            reply.bindings.bindings(), reply.ipid_rem_unknown.bytes_le, reply.authn_hint, version
-        )
+        return await client_activation.resolve_exporter(self, exporter)
 
     # -- plain RPC -----------------------------------------------------------------------------------------
 
@@ -341,7 +288,7 @@ class Machine(BackgroundWork):
         held = remote.pointer_for(spec.uuid)
         if held is not None:
             held.uses += 1
-            return cast("I", proxy_class(interface)(channel, held, held.ipid))
+            return cast("I", self._class_of(interface)(channel, held, held.ipid))
         result = await channel.query(pointer, spec.uuid)
         if result.hresult >= 0x8000_0000:
             raise self.error(result.hresult, f"{spec.name} of {proxy!r}")
@@ -353,17 +300,22 @@ class Machine(BackgroundWork):
             result.std.ipid,
         )
         taken = remote.exporter.take(std, spec.uuid, remote.resolver)
-        return cast("I", proxy_class(interface)(channel, taken, taken.ipid))
+        if self.options.capabilities & Capabilities.SECURE_REFS:
+            await channel.make_private(taken)
+        return cast("I", self._class_of(interface)(channel, taken, taken.ipid))
 
-    def proxy(self, objref: bytes, declared: type[Any] | None) -> Proxy:
+    def _class_of(self, interface: type[Any]) -> type[Any]:
+        return proxy_class(interface, cloaked=self._cloaked)
+
+    def proxy(self, objref: bytes, declared: type[Any] | None, activated_as: Blanket | None = None) -> Proxy:
         """A proxy for a reference; `adopt` must follow before it is used. Raises RPC_E_INVALID_OBJREF."""
         self._check_open()
         reference = decode_objref(objref)
         if not isinstance(reference, StandardObjRef | HandlerObjRef | ExtendedObjRef):
             raise NotSupported(f"custom marshalling of class {reference.clsid} is not known here")
         channel = self._channel(reference.std.oxid)
-        pointer = channel.exporter.take(reference.std, reference.iid, reference.bindings)
-        cls = proxy_class(declared if declared is not None else IUnknown)
+        pointer = channel.exporter.take(reference.std, reference.iid, reference.bindings, activated_as)
+        cls = self._class_of(declared if declared is not None else IUnknown)
         return cast("Proxy", cls(channel, pointer, pointer.ipid))
 
     async def adopt(self, proxies: Sequence[Any]) -> None:
@@ -381,8 +333,11 @@ class Machine(BackgroundWork):
     async def _adopt(self, proxy: Proxy) -> None:
         pointer = proxy._pointer
         assert pointer is not None  # new
-        if not pointer.refs:
-            await self._channel(pointer.object.exporter.oxid).add_refs(pointer)
+        channel = self._channel(pointer.object.exporter.oxid)
+        if self._secure_refs:
+            await channel.make_private(pointer)
+        elif not pointer.refs:
+            await channel.add_refs(pointer)
         if pointer.iid != proxy._spec.uuid and proxy._spec.uuid != IID_IUNKNOWN:
             wanted = cast("Proxy", await self.query(proxy, cast("type[Any]", proxy._spec.cls)))
             proxy._become(wanted)
@@ -399,10 +354,31 @@ class Machine(BackgroundWork):
 
     def marshaller(self) -> ClientMarshaller:
         """For the interface pointers of one call."""
-        return ClientMarshaller(self, self._exporter)
+        return ClientMarshaller(self)
 
-    def marshal(self, target: Any) -> bytes | None:
-        """The OBJREF of a proxy, with one of its references; None for what is no proxy."""
+    async def open_exporter(self) -> Exporter:
+        """The exporter of this process, opened for callbacks of this machine where there is none.
+
+        Raises NotSupported where this process can have none, ConfigurationError where its ports are taken.
+        """
+        if self.exporter is None:
+            if self.lifelines.agent is None:
+                raise NotSupported("this process has no agent, so nobody could ping its objects")
+            async with self.connections.use(self.host, self.port, UNAUTHENTICATED) as connection:
+                address = connection.local_address
+            self.exporter = await self.lifelines.agent.open_exporter(self.options.callbacks, address)
+        return self.exporter
+
+    def callback_exporter(self) -> Any:
+        """What knows why nobody calls back; None where objects of this process are a host's."""
+        agent = self.lifelines.agent
+        return None if agent is None else agent.callback_exporter(self.options.callbacks)
+
+    def marshal(self, target: Any, *, hand_over: bool = False) -> bytes | None:
+        """The OBJREF of a proxy, with one of its references where it has one to spare; None for what is no proxy.
+
+        `hand_over`: the proxy is about to be released, so its last reference goes along.
+        """
         if not isinstance(target, Proxy):
             return None
         pointer = target._pointer
@@ -410,8 +386,8 @@ class Machine(BackgroundWork):
             raise LocalProtocolError(f"{target!r} cannot be passed on: it is released")
         # A reference without counts is legal: its receiver asks the exporter for some before it calls. But one
         # that we are about to release would be gone by then: it is handed over as it is.
-        handed_over = pointer.uses == 1 and not target._kept
-        given = min(pointer.refs, 1) if handed_over or pointer.refs > 1 else 0
+        last = hand_over and pointer.uses == 1
+        given = min(pointer.refs, 1) if last or pointer.refs > 1 else 0
         pointer.refs -= given
         return pointer.objref(given)
 
@@ -424,7 +400,7 @@ class Machine(BackgroundWork):
         if pointer is not None:
             pointer.refs += std.public_refs
         elif std.public_refs:
-            exporter.unreleased.append((std.ipid.bytes_le, std.public_refs))
+            exporter.unreleased.append(Owed(std.ipid.bytes_le, std.public_refs))
             self._channel(std.oxid).release_later()
 
     async def dismiss(self, proxies: Sequence[Any]) -> None:
@@ -443,8 +419,8 @@ class Machine(BackgroundWork):
     def _channel(self, oxid: int) -> Channel:
         channel = self._channels.get(oxid)
         if channel is None:
-            exporter = RemoteExporter(oxid, self._hold, self._let_go)
-            channel = self._channels[oxid] = Channel(self, exporter, self._causality)
+            exporter = RemoteExporter(oxid, self.lifelines.hold, self.lifelines.let_go)
+            channel = self._channels[oxid] = Channel(self, exporter, self.causality)
         return channel
 
     def channel_idle(self, channel: Channel) -> None:
@@ -453,37 +429,43 @@ class Machine(BackgroundWork):
         if len(self._channels) > _CHANNELS_KEPT and self._channels.get(oxid) is channel:
             del self._channels[oxid]
 
-    # -- keeping alive -------------------------------------------------------------------------------------
+    def exporters(self) -> list[RemoteExporter]:
+        """Those in which something is held, or was lately."""
+        return [channel.exporter for channel in self._channels.values()]
 
-    def _ping_target(self, remote: RemoteObject) -> PingTarget:
-        places = resolver_addresses(remote.resolver)
-        return PingTarget(tuple(dict.fromkeys([*places, *self._own_place()])), self.call_blanket(INTEGRITY))
-
-    def _own_place(self) -> list[tuple[str, int]]:
+    def own_place(self) -> list[tuple[str, int]]:
         """The resolver that was connected to; none for a host that only follows references."""
-        return [(self.host, self._port)] if self.host else []
-
-    def _hold(self, remote: RemoteObject) -> None:
-        if not remote.noping and self._agent is not None and not self._closed:
-            target = remote.pinged_by = self._ping_target(remote)
-            self._targets.add(target)
-            self._agent.hold(target, remote.oid)
-
-    def _let_go(self, remote: RemoteObject) -> None:
-        target, remote.pinged_by = remote.pinged_by, None
-        if target is not None and self._agent is not None:
-            self._agent.let_go(target, remote.oid)
-
-    def object_gone(self, remote: RemoteObject) -> None:
-        """A call found the object dead: pings stop naming it."""
-        if remote.pinged_by is not None and self._agent is not None:
-            self._agent.object_gone(remote.pinged_by, remote.oid)
+        return [(self.host, self.port)] if self.host else []
 
     # -- the rest ------------------------------------------------------------------------------------------
 
     def call_blanket(self, minimum: int) -> Blanket:
         """The blanket for calls that need at least `minimum`."""
-        return Blanket.of(self._credentials, self.options, minimum=minimum)
+        found = self._blankets.get(minimum)
+        if found is None:
+            found = self._blankets[minimum] = Blanket.of(self._credentials, self.options, minimum=minimum)
+        return found
+
+    def default_blanket(self, address: ExporterAddress) -> Blanket:
+        """How calls to an exporter are secured unless a proxy says otherwise. Raises StatusError
+        RPC_E_NO_GOOD_SECURITY_PACKAGES where there is no way that both know."""
+        return negotiated(self.call_blanket(address.authn_hint), address.bindings, self.options)
+
+    def checked_blanket(self, blanket: Blanket, changes: Mapping[str, Any]) -> Blanket:
+        """A blanket with changes, if one can have it. Raises InvalidArgument."""
+        return checked(blanket, changes)
+
+    def acting_blanket(self, exporter: RemoteExporter) -> Blanket | None:
+        """The blanket of the identity that acts now, for calls to an exporter; None where none acts."""
+        blanket = self._acting_blanket()
+        address = exporter.address
+        return blanket if blanket is None or address is None else blanket.at_least(address.authn_hint)
+
+    def _acting_blanket(self) -> Blanket | None:
+        found = acting()
+        if found is NOBODY:
+            return None
+        return Blanket.of(cast("Credentials | None", found), self.options, minimum=INTEGRITY)
 
     def error(self, code: int, context: str) -> StatusError:
         """The exception for an HRESULT that this machine answered with."""
@@ -499,7 +481,13 @@ class Machine(BackgroundWork):
         """The machine's block has ended; everything it held was given back."""
         return self._closed
 
+    def check_process(self) -> None:
+        """Raises LocalProtocolError in a child of the process that connected."""
+        if self._process != os.getpid():
+            raise LocalProtocolError(f"{self!r} was connected before a fork: a child connects by itself")
+
     def _check_open(self) -> None:
+        self.check_process()
         if self._closed:
             raise LocalProtocolError(f"{self!r} is closed")
 
@@ -509,10 +497,10 @@ class Machine(BackgroundWork):
                 version, _ = await self.server_alive()
             except NoSuchInterface:
                 # Not where it was looked for: ask the endpoint mapper, then try again. [MS-DCOM] 3.2.4.1.2.1
-                self._port, *_ = await map_endpoint(self, spec_of(IObjectExporter))
+                self.port, *_ = await map_endpoint(self, spec_of(IObjectExporter))
                 version, _ = await self.server_alive()
             self.version = negotiate(version)
-            self._old_activation = self.version.minor < 6
+            self.old_activation = self.version.minor < 6
 
     async def _aclose(self) -> None:
         """Release what is still held, politely and in bounded time, then close every connection."""
@@ -523,13 +511,11 @@ class Machine(BackgroundWork):
                     pointer.uses = 1
                     channel.exporter.let_go(pointer)
         self._closed = True
+        self.lifelines.aclose()
         for channel in channels:
             channel.release_later()
         try:
-            owed = self.farewells()
-            if self._agent is not None:
-                owed += [self._agent.say_goodbye(t, self.options.release_timeout) for t in self._targets]
-            await asyncio.gather(*owed)
+            await asyncio.gather(*self.farewells(), self.lifelines.say_goodbye(self.options.release_timeout))
         finally:
             await self.end_work()
             await self._stack.aclose()
@@ -540,6 +526,20 @@ class Machine(BackgroundWork):
         return f"<Machine {self.host} {len(self._channels)} exporters, {objects} objects>"
 
 
+_PLACE: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:]+))(?::([0-9]{1,5}))?")
+
+
+def _place(target: str, options: ClientOptions) -> tuple[str, ClientOptions]:
+    """The host of a target and options with its port, where it names one. Raises ConfigurationError."""
+    if not target or (target.count(":") > 1 and not target.startswith("[")):
+        return target, options  # nowhere yet, or an IPv6 address without a port
+    found = _PLACE.fullmatch(target)
+    port = int(found[3] or options.port) if found else 0
+    if found is None or not 0 < port < 1 << 16:
+        raise ConfigurationError(f"{target!r}: HOST, HOST:PORT or [IPV6]:PORT was expected")
+    return found[1] or found[2], replace(options, port=port)
+
+
 @asynccontextmanager
 async def connect(
     host: str,
@@ -547,25 +547,26 @@ async def connect(
     *,
     options: ClientOptions | None = None,
     world: World | None = None,
-    exporter: Any = None,
+    exporter: Exporter | None = None,
+    agent: KeepAlive | None = None,
     probe: bool = True,
 ) -> AsyncIterator[Machine]:
     """Reach a machine: its resolver is asked for its version at once (`probe`), so that an unreachable host fails here.
 
-    `credentials` is a Password, NtHash, Ticket, Keytab or Anonymous; None makes unauthenticated calls.
-    Raises TransportError, TimeoutError, OxidError.
+    `host` may name a port, as `HOST:PORT` or `[IPV6]:PORT`. `credentials` is a Password, NtHash, Ticket, Keytab or
+    Anonymous; None makes unauthenticated calls. `exporter` and `agent` are those of a host that calls others, see
+    `Host.connect`.
+    Raises ConfigurationError, TransportError, TimeoutError, OxidError.
     """
-    options = options or ClientOptions.from_environment()
+    options, credentials = process_security.settled(options, credentials)
+    host, options = _place(host, options)
     world = world or World.real()
-    async with agent_of_this_process(world, options) as agent:
+    async with AsyncExitStack() as stack:
+        if agent is None:
+            agent = await stack.enter_async_context(process_agent(world, options))
         machine = Machine(host, Blanket.of(credentials, options), options, world, exporter, agent)
         try:
             await machine._start(probe=probe)
             yield machine
         finally:
             await machine._aclose()
-
-
-def resolver_addresses(bindings: DualStringArray) -> list[tuple[str, int]]:
-    """Where the resolver of these bindings listens: on 135 unless a binding says otherwise."""
-    return [(host, RESOLVER_PORT if port is None else port) for host, port in tcp_addresses(bindings)]

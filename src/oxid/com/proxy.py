@@ -20,18 +20,23 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 from uuid import UUID
 
 from oxid.com.interface_pointers import carries_pointers
+from oxid.com.options import Capabilities
 from oxid.com.orpc import EMPTY_ORPCTHAT, ORPCTHAT_SIZE, error_info_of, read_orpcthat
 from oxid.com.references import RemotePointer
-from oxid.errors import LocalProtocolError, Origin, StatusError, TransportError, error_for
+from oxid.com.subscription import Subscription
+from oxid.errors import LocalProtocolError, Origin, StatusError, TransportError, error_for, hresult
+from oxid.interfaces.unknown import IID_IUNKNOWN
 from oxid.ndr.codec import OperationCodec
 from oxid.ndr.syntax import Syntax
 from oxid.rpc.interface import InterfaceSpec, OperationSpec, spec_of
 from oxid.runtime.dispatch import current_call_or_none
+from oxid.values.status import E_INVALIDARG
 from oxid.world import Entropy
 
 if TYPE_CHECKING:
     from oxid.com.channel import Channel
     from oxid.com.client_marshaller import ClientMarshaller
+    from oxid.com.options import Blanket
     from oxid.runtime.client import RpcConnection
 
 I = TypeVar("I")  # noqa: E741 - an interface
@@ -63,6 +68,7 @@ class Proxy:
     """One interface of one remote object. Made by a Machine; released by `release` or `async with`."""
 
     _spec: InterfaceSpec
+    __oxid_proxy__ = True
 
     def __init__(self, channel: Channel, pointer: RemotePointer | None, ipid: bytes) -> None:
         """`pointer` carries our references; an exporter's own remote unknown has none."""
@@ -73,6 +79,7 @@ class Proxy:
         self._context = 0
         self._cid = channel.causality.next
         self._head = channel.request_head
+        self._blanket: Blanket | None = None
         self._released = False
         self._kept = False
 
@@ -82,12 +89,76 @@ class Proxy:
         """Another interface of the same object. Raises NoSuchInterface. [MS-DCOM] 3.2.4.4.3"""
         return cast("I", await self._channel.machine.query(self, interface))
 
+    def subscribe(self, interface: type[Any], handler: Any) -> Subscription:
+        """Hear the object's events, from `async with` until its end: `interface` is that of the sink, `handler` an
+        object with its methods, or a function where there is one. See `oxid.com.subscription`."""
+        return Subscription(self, interface, handler)
+
     async def release(self) -> None:
         """Give this proxy's references back; may be called twice. A server that cannot be told notices by
         itself, so no error is raised."""
         if not self._released:
             self._let_go()
             await self._channel.send_releases()
+
+    def release_soon(self) -> None:
+        """Give the references back in the background: for callers that cannot wait."""
+        if not self._released:
+            self._let_go()
+            self._channel.release_later()
+
+    # -- security: IClientSecurity, local to this process ---------------------------------------------------
+
+    async def query_blanket(self) -> Blanket:
+        """How calls through this proxy are secured. May have to ask the resolver what the exporter wants."""
+        return self._own_blanket() or await self._channel.default_blanket()
+
+    async def set_blanket(
+        self,
+        blanket: Blanket | None = None,
+        *,
+        unknown: bool = False,
+        **changes: Any,
+    ) -> None:
+        """Secure the calls of this proxy, and of no other, in another way from now on. IClientSecurity::SetBlanket
+
+        Give a whole Blanket, or what changes of the present one: `credentials`, `level`, `auth_type`,
+        `target_name`, `impersonation`. `unknown` sets that of the object's IUnknown, too, with which its references
+        are asked for and given back: an exporter that takes no calls of the default identity takes no releases of
+        it either. Raises InvalidArgument for a blanket that no connection can have.
+        """
+        chosen = blanket or await self.query_blanket()
+        chosen = self._channel.machine.checked_blanket(chosen, changes)
+        if unknown or self._spec.uuid == IID_IUNKNOWN:
+            if self._channel.machine.options.capabilities & Capabilities.SECURE_REFS:
+                raise hresult(E_INVALIDARG, "references of our own account are kept with its own blanket")
+            if self._pointer is not None:
+                self._pointer.object.unknown_blanket = chosen
+        self._blanket = chosen
+        self._connection = None
+
+    def copy(self) -> Self:
+        """Another proxy of the same interface, whose blanket is its own from now on. IClientSecurity::CopyProxy
+
+        It is released by itself.
+        """
+        pointer = self._pointer
+        if self._released or pointer is None:
+            raise LocalProtocolError(f"{self!r}: copy it before it is released")
+        pointer.uses += 1
+        made = type(self)(self._channel, pointer, self._ipid)
+        made._blanket = self._blanket
+        return made
+
+    def _own_blanket(self) -> Blanket | None:
+        """The blanket that was set for this proxy, or that of the identity that acts; None for the default one."""
+        return self._blanket
+
+    def on_gone(self, listener: Callable[[], object]) -> None:
+        """Call `listener()` once, when it turns out that the object is dead: its resolver does not know it any
+        more, or a call found it gone."""
+        if self._pointer is not None:
+            self._pointer.object.on_gone.append(listener)
 
     @property
     def ipid(self) -> UUID:
@@ -131,9 +202,11 @@ class Proxy:
         """The connection to the object, bound to this interface."""
         if self._released:
             raise LocalProtocolError(f"{self!r}: call it before it is released")
-        connection = await self._channel.connection()
+        blanket = self._own_blanket() or await self._channel.default_blanket()
+        connection = await self._channel.connection(blanket)
         self._context = await connection.context(self._spec)
         self._connection = connection
+        self._channel.accepted(blanket)
         return connection
 
     def _extended(self, stub: bytes, decode: Callable[..., Any], marshaller: Any) -> Any:
@@ -213,6 +286,29 @@ class Proxy:
             self._channel.exporter.let_go(self._pointer)
 
 
+class CloakedProxy(Proxy):
+    """A proxy with the identity that acts: at its first call, or at each of them. [MS-DCOM] 3.2.4.2"""
+
+    def _own_blanket(self) -> Blanket | None:
+        if self._blanket is not None:
+            return self._blanket
+        blanket = self._channel.machine.acting_blanket(self._channel.exporter)
+        if not self._channel.machine.options.capabilities & Capabilities.DYNAMIC_CLOAKING:
+            self._blanket = blanket
+        return blanket
+
+    @property
+    def _connection(self) -> RpcConnection | None:
+        """Nothing is kept between calls where each call may have another identity."""
+        if self._channel.machine.options.capabilities & Capabilities.DYNAMIC_CLOAKING:
+            return None
+        return self._kept_connection
+
+    @_connection.setter
+    def _connection(self, connection: RpcConnection | None) -> None:
+        self._kept_connection = connection
+
+
 _METHOD = """
 async def {method}(self{params}):
     connection = self._connection
@@ -244,12 +340,12 @@ async def {method}(self{params}):
     return await self._call_with_pointers(operation, ({tuple_args}))
 """
 
-_classes: dict[type[Any], type[Any]] = {}
+_classes: dict[tuple[type[Any], bool], type[Any]] = {}
 
 
-def proxy_class(interface: type[I]) -> type[Any]:
+def proxy_class(interface: type[I], *, cloaked: bool = False) -> type[Any]:
     """The proxy class of a COM interface; generated once. Raises TypeError for what is not one."""
-    made = _classes.get(interface)
+    made = _classes.get((interface, cloaked))
     if made is None:
         spec = spec_of(interface)
         if not spec.is_object:
@@ -257,7 +353,8 @@ def proxy_class(interface: type[I]) -> type[Any]:
         body: dict[str, Any] = {"_spec": spec, "__doc__": spec.doc, "__hash__": object.__hash__}
         for operation in spec.operations.values():
             body[operation.method] = _method(interface, operation)
-        made = _classes[interface] = type(f"{spec.name}Proxy", (Proxy, interface), body)
+        base = CloakedProxy if cloaked else Proxy
+        made = _classes[interface, cloaked] = type(f"{spec.name}Proxy", (base, interface), body)
     return made
 
 

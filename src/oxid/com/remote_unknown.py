@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID
 
-from oxid.com.exporter import Exporter
+from oxid.com.exporter import Exporter, caller_name
+from oxid.com.flight_record import Kind
 from oxid.com.reference_table import ExportedObject, InterfacePointer
 from oxid.errors import StatusError, hresult, hresult_for
 from oxid.interfaces.remote_unknown import IRemUnknown2, RemInterfaceRef, RemQiResult, StdObjRef
@@ -20,11 +21,12 @@ _NOTHING: Final = StdObjRef(0, 0, 0, 0, _NIL)
 class RemoteUnknown(IRemUnknown2):
     """One per exporter: an object like the others, but pinned, and never released by clients."""
 
-    def __init__(self, exporter: Exporter, caller: Callable[[], str]) -> None:
+    def __init__(self, exporter: Exporter, caller: Callable[[], str] = caller_name) -> None:
         """`caller` names the authenticated user of the call that runs, or is empty: private references are
         counted for that user alone."""
         self._exporter = exporter
         self._caller = caller
+        self._note = exporter.link.note
         exported = exporter.export(self, pinned=True)
         self.pointer = exporter.pointer(exported, spec_of(IRemUnknown2))
 
@@ -41,6 +43,7 @@ class RemoteUnknown(IRemUnknown2):
             elif not self._exporter.table.add_refs(pointer, refs):
                 results.append(RemQiResult(s.E_OUTOFMEMORY, _NOTHING))
             else:
+                self._note(exported.oid, Kind.QUERIED, self._caller(), refs)
                 std = StdObjRef(0, refs, self._exporter.oxid, exported.oid, UUID(bytes_le=pointer.ipid))
                 results.append(RemQiResult(s.S_OK, std))
         return results
@@ -57,7 +60,7 @@ class RemoteUnknown(IRemUnknown2):
             code, reference = s.E_NOINTERFACE, None
             if pointer is not None:
                 try:
-                    code, reference = s.S_OK, self._exporter.objref(pointer).encode()
+                    code, reference = s.S_OK, self._exporter.objref(pointer)
                 except StatusError as error:  # too many references to this interface: the others are answered
                     code = hresult_for(error)
             codes.append(code)
@@ -75,6 +78,9 @@ class RemoteUnknown(IRemUnknown2):
             elif wanted.private_refs and not owner:
                 results.append(s.E_ACCESSDENIED)
             elif self._exporter.table.add_refs(pointer, wanted.public_refs, wanted.private_refs, owner):
+                pointer.exported.last_call = self._exporter.world.clock.now()
+                added = wanted.public_refs + wanted.private_refs
+                self._note(pointer.exported.oid, Kind.ADD_REF, owner, added)
                 results.append(s.S_OK)
             else:
                 results.append(s.E_OUTOFMEMORY)
@@ -87,6 +93,7 @@ class RemoteUnknown(IRemUnknown2):
             pointer = self._countable(given.ipid)
             if pointer is not None:
                 private = given.private_refs if owner else 0
+                self._note(pointer.exported.oid, Kind.RELEASE, owner, given.public_refs + private)
                 self._exporter.table.release_refs(pointer, given.public_refs, private, owner)
 
     def _object(self, ipid: UUID) -> ExportedObject:
