@@ -1,4 +1,4 @@
-"""Echo and Calculator: what `oxid serve` offers without an application. The contract, section 6"""
+"""Echo, Calculator and Ticker: what `oxid serve` offers without an application. The contract, section 6"""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from oxid.com.coclass import CoClass, coclass_of
 from oxid.host import PlainInterface
 from oxid.samples.calculator import Calculator
 from oxid.samples.echo import Echo, IEcho
+from oxid.samples.ticker import Ticker
 
 
 def sample_classes() -> list[CoClass]:
     """The bundled classes."""
-    return [coclass_of(Calculator)]
+    return [coclass_of(Calculator), coclass_of(Ticker)]
 
 
 def sample_interfaces() -> list[PlainInterface]:
