@@ -7,6 +7,7 @@ they are asked for, so that `oxid --help` stays quick.
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 import traceback
@@ -26,9 +27,16 @@ COMMANDS: Final = {
     "activate": "make an object, print its identifiers, release it",
     "call": "call one method of a new object",
     "status": "live counts of a running host",
+    "why": "what happened to an object, and why it lives or died",
+    "class": "the class registry: what serves a class, and who may use it",
+    "agent": "this machine's ping agent, as a process of its own",
     "bench": "measurements",
+    "soak": "long scenarios: hours of lifetimes",
 }
 """Name -> what it does; the module is oxid.cli.NAME with a click command of that name."""
+
+HIDDEN: Final = ("surrogate",)
+"""Commands that a host starts by itself."""
 
 FAILED: Final = 0x8000_0000
 """HRESULTs from here up are failures."""
@@ -44,9 +52,10 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS and cmd_name not in HIDDEN:
             return None
-        command: click.Command = getattr(importlib.import_module(f"oxid.cli.{cmd_name}"), cmd_name)
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(importlib.import_module(f"oxid.cli.{name}"), name)
         add_verbose(command)
         return command
 

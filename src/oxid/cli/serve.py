@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from oxid.cli.logs import start_logging
 from oxid.cli.output import progress
 from oxid.cli.parameters import ADDRESS, PERIOD, PORT_RANGE, log_level_option, state_option
 from oxid.cli.program import VERBOSE, complain, explain
-from oxid.config import HostOptions, host_options
+from oxid.config import HostOptions, credentials_file, host_options
 from oxid.errors import ConfigurationError
 from oxid.ledger import Ledger
 
@@ -33,7 +33,10 @@ PATH: Final = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.argument("apps", nargs=-1, metavar="[APP]...")
 @click.option(
-    "--config", type=PATH, envvar="OXID_CONFIG", help="TOML file with a [host] table of these options."
+    "--config",
+    type=PATH,
+    envvar="OXID_CONFIG",
+    help="TOML file: [host] with these options, [[app]], [[class]], [permissions].",
 )
 @state_option
 @click.option("--rpc", multiple=True, type=ADDRESS, help="Where clients find us (127.0.0.1:135); repeatable.")
@@ -49,17 +52,27 @@ PATH: Final = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--insecure-anonymous", is_flag=True, default=None, help="Let anybody activate and call: for labs."
 )
+@click.option(
+    "--isolate", is_flag=True, default=None, help="Run each application (AppID) in a process of its own."
+)
+@click.option(
+    "--identity",
+    type=PATH,
+    help="File with the account as which objects here call others (username=, password=).",
+)
 @click.pass_context
 def serve(context: click.Context, /, apps: tuple[str, ...], config: Path | None, **given: Any) -> None:
     """Run the host. APP is a Python file or package.module with classes; without any, the samples."""
     command_line = {name.replace("_", "-"): value for name, value in given.items()}
+    from oxid.com.agent_process import agent_socket
+
     verbose = context.find_root().meta.get(VERBOSE, 0)
 
     def read_options() -> HostOptions:
-        return host_options(command_line, environ=os.environ, file=config)
+        options = host_options(command_line, environ=os.environ, file=config)
+        return replace(options, state=options.state.absolute(), agent=agent_socket())
 
     options = read_options()
-    options = replace(options, state=options.state.absolute())
     start_logging(options, verbose=verbose)
     prepare_state(options)
     with progress("starting"):
@@ -71,14 +84,17 @@ def serve(context: click.Context, /, apps: tuple[str, ...], config: Path | None,
         return fresh
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        context.exit(runner.run(host_process(options, offered, reread)))
+        context.exit(runner.run(host_process(options, apps, offered, reread)))
 
 
-async def host_process(options: HostOptions, offered: list[Offer], reread: Callable[[], HostOptions]) -> int:
+async def host_process(
+    options: HostOptions, apps: Sequence[str], offered: list[Offer], reread: Callable[[], HostOptions]
+) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     from oxid.host import Host
     from oxid.world import World
 
+    credentials = credentials_file(options.identity) if options.identity is not None else None
     world = World.real()
     loop = asyncio.get_running_loop()
     told: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -86,11 +102,14 @@ async def host_process(options: HostOptions, offered: list[Offer], reread: Calla
         loop.add_signal_handler(number, told.put_nowait, number)
     classes = list(dict.fromkeys(found for offer in offered for found in offer.classes))
     interfaces = [found for offer in offered for found in offer.interfaces]
-    async with Host(options, world, classes=classes, interfaces=interfaces) as host:
+    async with Host(
+        options, world, classes=classes, interfaces=interfaces, credentials=credentials, modules=apps
+    ) as host:
+        host.on_reload = lambda: told.put_nowait(signal.SIGHUP)
         click.echo(" ".join(["ready", *(f"{key}={value}" for key, value in host.ready)]))
         while await told.get() == signal.SIGHUP:
             try:
-                host.reload(reread())
+                await host.reload(reread())
             except Exception as error:  # a host does not end because its new configuration is wrong
                 complain(f"the old configuration stays: {explain(error)}")
         # A thread, since what does not let itself be stopped may well hold the loop.

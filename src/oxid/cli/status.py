@@ -8,17 +8,25 @@ from pathlib import Path
 import click
 
 from oxid.cli.output import emit, json_option, progress
-from oxid.cli.parameters import state_option
+from oxid.cli.parameters import IDENTIFIER, state_option
+from oxid.cli.why import ask_about, story
 from oxid.config import state_directory
 from oxid.errors import TransportError
 
 
 @click.command()
+@click.option("--object", "oid", type=IDENTIFIER, metavar="OID", help="One object's state and flight record.")
 @state_option
 @json_option
-def status(state: Path | None, as_json: bool) -> None:
-    """Show how many of each kind of resource a running host holds; the question itself is not counted."""
+def status(oid: int | None, state: Path | None, as_json: bool) -> None:
+    """Show how many of each kind of resource a running host and its local servers hold; the question itself is not
+    counted."""
     from oxid.runtime.control import ask
+
+    if oid is not None:
+        answer = ask_about(oid, state)
+        emit(answer, story(answer), as_json=as_json)
+        return
 
     state = state or state_directory(os.environ)
     try:

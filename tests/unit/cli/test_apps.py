@@ -53,9 +53,10 @@ def test_what_cannot_be_loaded_is_one_sentence(
 
 def test_an_application_offers_what_it_defines_not_what_it_uses(tmp_path: Path) -> None:
     from oxid.samples.calculator import CLSID_CALCULATOR
+    from oxid.samples.ticker import CLSID_TICKER
 
     samples = offer_of(load("oxid.samples"), "oxid.samples")
-    assert [found.clsid for found in samples.classes] == [CLSID_CALCULATOR]
+    assert [found.clsid for found in samples.classes] == [CLSID_CALCULATOR, CLSID_TICKER]
     (tmp_path / "user_of_samples.py").write_text(
         "from oxid import coclass\n"
         "from oxid.samples.calculator import Calculator, ICalculator\n"
