@@ -1,4 +1,4 @@
-"""What `oxid bench rpc` measures, against what, and how fast it has to be.
+"""What `oxid bench rpc` measures, against what, and how fast it has to be. (`rpcss_cases`: of `oxid bench rpcss`.)
 
 A case names its server and client, the case whose rate of the same round it is divided by, and its bars.
 Sequential cases run both processes on one core: calls per second are then one over the processor time of both
@@ -15,29 +15,40 @@ from oxid.bench.peers import installed
 KIB: Final = 1024
 
 
+AT_MOST: Final = {
+    "mean_ms": "ms",
+    "bytes": "bytes",
+    "longest_ms": "ms at a stretch",
+    "pings": "pings of a set a period",
+    "tick": "periods for a tick",
+    "first": "periods to tell all",
+}
+AT_LEAST: Final = {"adds": "adds/s"}
+"""Measures of a report that bars may be of, with their units."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bar:
     """What a case has to reach."""
 
     value: float
     of: str = "ratio"
-    """`ratio` to the base, `times` another case's rate, `mean_ms` of a call, `bytes` of a connection."""
+    """`ratio` to the base, `times` another case's rate, or a measure: of AT_MOST, AT_LEAST."""
     against: str | None = None
     """The other case of `times`."""
 
     @property
     def at_most(self) -> bool:
-        return self.of in ("mean_ms", "bytes")
+        return self.of in AT_MOST
 
     def met(self, measured: float) -> bool:
         return measured <= self.value if self.at_most else measured >= self.value
 
     def __str__(self) -> str:
-        if self.of == "ratio":
-            return f">= {self.value:g}"
-        if self.of == "times":
-            return f">= {self.value:g} x {self.against}"
-        return f"<= {self.value:g} {'ms' if self.of == 'mean_ms' else 'bytes'}"
+        sign = "<=" if self.at_most else ">="
+        number = f"{self.value:.0f}" if self.value >= 1000 else f"{self.value:g}"
+        unit = f"x {self.against}" if self.of == "times" else {**AT_MOST, **AT_LEAST}.get(self.of, "")
+        return f"{sign} {number} {unit}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +56,45 @@ class Case:
     name: str
     what: str
     server: str | None
-    """Kind of server process; None for one that somebody else runs."""
+    """Function of `oxid.bench.servers`, or `module.function`; None for a server that somebody else runs."""
     client: str
+    """Function of `oxid.bench.clients`, or `module.function`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of the client."""
     server_options: dict[str, Any] = field(default_factory=dict)
     base: str | None = None
     bars: tuple[Bar, ...] = ()
-    pinned: bool = True
-    """Both processes on one core."""
+    cores: str = "one"
+    """`one`: both processes on one core; `two`: each on a core of its own; `any`."""
     peer: str | None = None
     """Module of `oxid.bench.peers`."""
-    memory: bool = False
-    """Connections are held and counted instead of calls."""
+    how: str = "load"
+    """`load`: calls are counted, in every round. Once: `hold`, connections are held and counted; `alone`, one
+    process measures itself; `fleet`, processes of a whole machine."""
+    adds: int = 0
+    """Objects that one call adds to a ping set."""
+    figure: str = "{rate:.0f}"
+    """What the table shows in the second column."""
+    tells: str = ""
+    """A line below the table."""
+
+    @property
+    def once(self) -> bool:
+        """Whether more rounds would say nothing more."""
+        return self.how != "load"
+
+
+def _cores(connections: int) -> str:
+    return "one" if connections == 1 else "any"
 
 
 def _raw(name: str, what: str, **options: Any) -> Case:
-    return Case(name, what, "raw", "raw", options, pinned=options.get("connections", 1) == 1)
+    return Case(name, what, "raw", "raw", options, cores=_cores(options.get("connections", 1)))
 
 
 def _calls(name: str, what: str, base: str, *bars: Bar, **options: Any) -> Case:
-    pinned = options.get("connections", 1) == 1
-    return Case(name, what, "rpc", "calls", options, base=base, bars=bars, pinned=pinned)
+    cores = _cores(options.get("connections", 1))
+    return Case(name, what, "rpc", "calls", options, base=base, bars=bars, cores=cores)
 
 
 OURS: Final = (
@@ -143,7 +171,7 @@ OURS: Final = (
         {"connections": 64},
         base="raw-x64",
         bars=(Bar(1, "times", "mgmt-x64-peer"),),
-        pinned=False,
+        cores="any",
     ),
     Case(
         "memory",
@@ -151,8 +179,8 @@ OURS: Final = (
         "rpc",
         "hold",
         bars=(Bar(2 * KIB, "bytes"),),
-        pinned=False,
-        memory=True,
+        how="hold",
+        figure="{bytes:.0f} bytes",
     ),
     Case(
         "memory-ntlm",
@@ -161,8 +189,8 @@ OURS: Final = (
         "hold",
         {"secure": True},
         bars=(Bar(6 * KIB, "bytes"),),
-        pinned=False,
-        memory=True,
+        how="hold",
+        figure="{bytes:.0f} bytes",
     ),
 )
 
@@ -182,7 +210,7 @@ def _peer(name: str, module: str, operation: str, connections: int = 1, **option
         load,
         options,
         base="raw" if connections == 1 else "raw-x64",
-        pinned=connections == 1,
+        cores=_cores(connections),
         peer=module,
     )
 
@@ -207,7 +235,7 @@ def management_of(host: str, port: int) -> Case:
     """The management call of somebody else's server, with our client."""
     options = {"connections": 64, "host": host, "port": port}
     what = f"is_server_listening of {host}:{port}, 64 connections"
-    return Case("mgmt-x64-peer", what, None, "management", options, base="raw-x64", pinned=False)
+    return Case("mgmt-x64-peer", what, None, "management", options, base="raw-x64", cores="any")
 
 
 def cases(*, peers: bool = False, peer_server: tuple[str, int] | None = None) -> list[Case]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any
 
 import click
 
@@ -13,6 +16,7 @@ from oxid.bench.cases import Case, cases, chosen
 from oxid.bench.peers import NEEDS, installed
 from oxid.bench.report import data_of, machine, table
 from oxid.bench.rounds import profile_case, run_rounds
+from oxid.bench.rpcss_cases import USUAL, Sizes, rpcss_cases
 from oxid.config import Address
 from oxid.errors import ConfigurationError
 
@@ -36,27 +40,70 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What every measuring command can be told."""
+
+    rounds: int
+    seconds: float
+    patterns: tuple[str, ...]
+    only_list: bool
+    profile: str | None
+    as_json: bool
+
+
+_OPTIONS = (
+    click.option(
+        "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Each runs every case once."
+    ),
+    click.option(
+        "--seconds",
+        type=click.FloatRange(0, min_open=True),
+        default=0.8,
+        show_default=True,
+        help="Of one case in one round, without the warm-up.",
+    ),
+    click.option(
+        "--case",
+        "patterns",
+        multiple=True,
+        metavar="PATTERN",
+        help="Only these, by name ('echo-*'); repeatable. --list names them.",
+    ),
+    click.option("--list", "only_list", is_flag=True, help="Name the cases and their bars, measure nothing."),
+    click.option("--profile", metavar="CASE", help="Where the time of one case goes, on all ends."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+)
+
+
+def measuring(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of all measurements; it gets them as `Wishes`."""
+
+    def run(
+        rounds: int,
+        seconds: float,
+        patterns: tuple[str, ...],
+        only_list: bool,
+        profile: str | None,
+        as_json: bool,
+        **more: Any,
+    ) -> None:
+        command(Wishes(rounds, seconds, patterns, only_list, profile, as_json), **more)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]  # click's own way
+    for option in reversed(_OPTIONS):
+        run = option(run)
+    return run
+
+
 @click.group()
 def bench() -> None:
-    """Measure how fast calls are."""
+    """Measure how fast calls are, and how much a machine's resolver bears."""
 
 
 @bench.command()
-@click.option(
-    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Each runs every case once."
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=0.8,
-    show_default=True,
-    help="Of one case in one round, without the warm-up.",
-)
-@click.option(
-    "--case", "patterns", multiple=True, metavar="PATTERN", help="Only these (null, 'echo-*'); repeatable."
-)
-@click.option("--list", "only_list", is_flag=True, help="Name the cases and their bars, measure nothing.")
-@click.option("--profile", metavar="CASE", help="Where the time of one case goes, on both ends.")
+@measuring
 @click.option("--peers", is_flag=True, help="Also Pyro5, RPyC, gRPC and impacket.")
 @click.option("--peer-server", metavar="HOST:PORT", help="Also the management call of that RPC server.")
 @click.option(
@@ -66,18 +113,7 @@ def bench() -> None:
     show_default=True,
     help="Of the memory cases.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def rpc(
-    rounds: int,
-    seconds: float,
-    patterns: tuple[str, ...],
-    only_list: bool,
-    profile: str | None,
-    peers: bool,
-    peer_server: str | None,
-    connections: int,
-    as_json: bool,
-) -> None:
+def rpc(wishes: Wishes, peers: bool, peer_server: str | None, connections: int) -> None:
     """Calls per second next to a raw uvloop echo of the same round.
 
     Sequential cases run client and server on one core; those with 64 connections may use all. Ratios are
@@ -85,30 +121,82 @@ def rpc(
     """
     address = Address.parse(peer_server, default_port=135) if peer_server else None
     known = cases(peers=peers, peer_server=(address.host, address.port) if address else None)
-    if only_list:
-        _list(known, as_json=as_json)
-        return
-    if profile is not None:
-        _profile(_one(known, profile), seconds, as_json=as_json)
-        return
-    names = {case.name for case in known if _wanted(case, patterns)}
-    if not names:
-        raise ConfigurationError(f"no case matches {', '.join(patterns)}; --list names them")
     say = Progress()
     if peers and (missing := [peer for peer in NEEDS if not installed(peer)]):
         say(f"not installed: {', '.join(missing)}; ./oxid setup bench installs them")
+    measure(known, wishes, say, connections=connections)
+
+
+@bench.command()
+@measuring
+@click.option(
+    "--objects",
+    type=click.IntRange(100),
+    default=USUAL.objects,
+    show_default=True,
+    help="Of a full resolver: the memory and expiry cases.",
+)
+@click.option(
+    "--processes", type=click.IntRange(2), default=USUAL.processes, show_default=True, help="Of a machine."
+)
+@click.option(
+    "--resolvers",
+    type=click.IntRange(1),
+    default=USUAL.resolvers,
+    show_default=True,
+    help="That a machine's agent pings.",
+)
+@click.option(
+    "--proxies",
+    "held",
+    type=click.IntRange(1),
+    default=USUAL.held,
+    show_default=True,
+    help="Of each process of a machine.",
+)
+@click.option(
+    "--period",
+    type=click.FloatRange(0.5, 120),
+    default=USUAL.period,
+    show_default=True,
+    help="Of a machine's pings, in seconds.",
+)
+def rpcss(wishes: Wishes, objects: int, processes: int, resolvers: int, held: int, period: float) -> None:
+    """What a machine's resolver and ping agent bear: pings, activations, objects by the million, and silence.
+
+    Pings and activations are compared with calls of the same round. A full resolver, and a machine with many
+    processes, are measured once.
+    """
+    measure(rpcss_cases(Sizes(objects, processes, resolvers, held, period)), wishes, Progress())
+
+
+def measure(known: list[Case], wishes: Wishes, say: Progress, *, connections: int = 0) -> None:
+    """Do what is wished with these cases, and print what comes out."""
+    if wishes.only_list:
+        _list(known, as_json=wishes.as_json)
+        return
+    if wishes.profile is not None:
+        _profile(_one(known, wishes.profile), wishes, say)
+        return
+    names = {case.name for case in known if _wanted(case, wishes.patterns)}
+    if not names:
+        raise ConfigurationError(f"no case matches {', '.join(wishes.patterns)}; --list names them")
     try:
         results = run_rounds(
-            chosen(known, names), rounds=rounds, seconds=seconds, connections=connections, say=say
+            chosen(known, names),
+            rounds=wishes.rounds,
+            seconds=wishes.seconds,
+            connections=connections,
+            say=say,
         )
     finally:
         say.done()
-    if as_json:
+    if wishes.as_json:
         click.echo(json.dumps(data_of(results)))
         return
     here = machine()
     click.echo(
-        f"{rounds} rounds of {seconds:g} s, Python {here['python']}, {here['loop']}, "
+        f"{wishes.rounds} rounds of {wishes.seconds:g} s, Python {here['python']}, {here['loop']}, "
         f"{here['processors']} processors, load {here['busy'][0]}"
     )
     for line in table(results):
@@ -120,7 +208,7 @@ def _wanted(case: Case, patterns: tuple[str, ...]) -> bool:
 
 
 def _one(known: list[Case], name: str) -> Case:
-    found = [case for case in known if case.name == name and not case.memory and case.peer is None]
+    found = [case for case in known if case.name == name and case.how != "hold" and case.peer is None]
     if not found:
         raise ConfigurationError(f"no case {name} to profile; --list names them")
     return found[0]
@@ -133,17 +221,16 @@ def _list(known: list[Case], *, as_json: bool) -> None:
         return
     for case in known:
         bars = ", ".join(map(str, case.bars))
-        click.echo(f"{case.name:16} {case.what:44} {bars}".rstrip())
+        click.echo(f"{case.name:18} {case.what:48} {bars}".rstrip())
 
 
-def _profile(case: Case, seconds: float, *, as_json: bool) -> None:
-    say = Progress()
+def _profile(case: Case, wishes: Wishes, say: Progress) -> None:
     say(f"profiling {case.name}")
     try:
-        texts = profile_case(case, seconds)
+        texts = profile_case(case, wishes.seconds, say)
     finally:
         say.done()
-    if as_json:
+    if wishes.as_json:
         click.echo(json.dumps(texts))
         return
     for end, text in texts.items():

@@ -6,16 +6,19 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 from oxid.bench.meter import Meter, clock
 from oxid.bench.servers import PASSWORD, USER
+
+if TYPE_CHECKING:
+    from oxid.com.machine import Machine
 
 Call = Callable[[], Awaitable[object]]
 
 
 async def load(calls: list[Call], seconds: float) -> dict[str, Any]:
-    """Every call in a loop of its own, all at once."""
+    """Every call in a loop of its own, all at once. One that has nothing left to do raises StopAsyncIteration."""
     meter = Meter(seconds)
     asyncio.get_running_loop().call_later(meter.counts_from - clock(), meter.mark)
 
@@ -23,7 +26,10 @@ async def load(calls: list[Call], seconds: float) -> dict[str, Any]:
         note, end = meter.latencies.append, meter.end
         before = clock()
         while before < end:
-            await call()
+            try:
+                await call()
+            except StopAsyncIteration:
+                return
             now = clock()
             note(now - before)
             before = now
@@ -100,21 +106,41 @@ async def management(
 
 async def add(port: int, seconds: float, *, coroutine: bool = False, secure: bool = False) -> dict[str, Any]:
     """ORPC: Calculator.Add of an activated object."""
-    from oxid.auth import Password
     from oxid.bench.interfaces import CLSID_COROUTINES
-    from oxid.com.machine import connect
-    from oxid.com.options import ClientOptions
     from oxid.samples.calculator import CLSID_CALCULATOR, ICalculator
 
     clsid = CLSID_COROUTINES if coroutine else CLSID_CALCULATOR
-    credentials = Password(USER, PASSWORD) if secure else None
-    async with (
-        connect("127.0.0.1", credentials, options=ClientOptions(port=port)) as machine,
-        machine.activate(clsid, ICalculator) as calculator,
-    ):
+    async with machine(port, secure=secure) as reached, reached.activate(clsid, ICalculator) as calculator:
         if await calculator.add(2, 3) != 5:
             raise RuntimeError("the calculator cannot add")
         return await load([lambda: calculator.add(2, 3)], seconds)
+
+
+async def activate(port: int, seconds: float) -> dict[str, Any]:
+    """Make an object and release it, sealed, over connections that are open."""
+    from oxid.samples.calculator import CLSID_CALCULATOR, ICalculator
+
+    async with machine(port, secure=True) as reached:
+
+        async def once() -> None:
+            async with reached.activate(CLSID_CALCULATOR, ICalculator):
+                pass
+
+        await once()
+        return await load([once], seconds)
+
+
+@asynccontextmanager
+async def machine(port: int, *, secure: bool) -> AsyncIterator[Machine]:
+    """A host as a client sees it; it pings by itself, no agent of the machine is started for it."""
+    from oxid.auth import Password
+    from oxid.com.machine import connect
+    from oxid.com.options import ClientOptions
+
+    credentials = Password(USER, PASSWORD) if secure else None
+    options = ClientOptions(port=port, agent="own")
+    async with connect("127.0.0.1", credentials, options=options) as reached:
+        yield reached
 
 
 async def bind(port: int, seconds: float, *, secure: bool = False) -> dict[str, Any]:
@@ -149,13 +175,3 @@ async def raw(port: int, seconds: float, *, size: int = 100, connections: int = 
     from oxid.bench.raw import measure
 
     return await measure(port, size, connections, seconds)
-
-
-CLIENTS: Final[dict[str, Callable[..., Awaitable[dict[str, Any]]]]] = {
-    "raw": raw,
-    "calls": calls,
-    "management": management,
-    "add": add,
-    "bind": bind,
-    "hold": hold,
-}

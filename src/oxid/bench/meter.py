@@ -6,18 +6,31 @@ import resource
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 WARM_UP_S: Final = 0.3
 """Long enough for caches, the clock of the processor and the connection's slow start."""
 
+Measured: TypeAlias = AbstractContextManager[Any]
+UNMEASURED: Final[Measured] = nullcontext()
+"""In the place of a profile of the interesting part."""
+
 clock: Final = time.perf_counter
+thread_seconds: Final = time.thread_time
 
 
 def cpu_seconds() -> float:
     """Processor time of this process so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+def private_bytes(process: int | str = "self") -> int:
+    """Resident memory that a process shares with nobody."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 class Meter:

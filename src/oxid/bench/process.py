@@ -1,7 +1,7 @@
 """One process of a round: `python -m oxid.bench.process JSON`.
 
-A server prints {"port": N} and serves until its standard input ends; a client prints its report. Both end when
-the bench ends, however that happens: their standard input is its end of a pipe.
+A server prints {"port": N} and serves until its standard input ends; a client prints its report; what runs alone
+prints whatever the bench waits for. All end when the bench ends: see `oxid.bench.talk`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import cProfile
 import importlib
+import inspect
 import io
 import json
 import os
 import pstats
 import sys
-import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
+
+from oxid.bench.meter import UNMEASURED, Measured
+from oxid.bench.talk import at_end_of_input, leave, let_go, say
 
 PROFILE_LINES: Final = 28
 
@@ -26,21 +29,18 @@ def main(words: list[str]) -> None:
     part = json.loads(words[0])
     if part.get("core") is not None:
         os.sched_setaffinity(0, {part["core"]})
-    profile = cProfile.Profile() if part.get("profile") else None
     if part["kind"].startswith("peer:"):
         peer(part)
-    elif part["role"] == "server":
-        say(run(serve(part["kind"]), profile))
-    else:
-        say(run(measure(part), profile))
+        return
+    profile = cProfile.Profile() if part.get("profile") else None
+    said = ROLES[part["role"]](part, profile or UNMEASURED)
+    if profile is not None:
+        said["profile"] = profile_text(profile)
+    say(said)
 
 
-def say(data: dict[str, Any]) -> None:
-    if data:
-        print(json.dumps(data), flush=True)
-
-
-def run(story: Coroutine[Any, Any, dict[str, Any]], profile: cProfile.Profile | None) -> dict[str, Any]:
+def run(story: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """On the loop of the product."""
     try:
         import uvloop
 
@@ -48,33 +48,50 @@ def run(story: Coroutine[Any, Any, dict[str, Any]], profile: cProfile.Profile | 
     except ImportError:
         loop_factory = None
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        if profile is None:
-            return runner.run(story)
-        said = profile.runcall(runner.run, story)
+        return runner.run(story)
+
+
+def profile_text(source: Any) -> str:
+    """The functions in which the time went; `source` is a Profile, or a file of one."""
     text = io.StringIO()
-    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(PROFILE_LINES)
-    return {**said, "profile": text.getvalue()}
+    pstats.Stats(source, stream=text).sort_stats("tottime").print_stats(PROFILE_LINES)
+    return text.getvalue()
 
 
-async def serve(kind: str) -> dict[str, Any]:
+def function_of(kind: str, module: str) -> Callable[..., Any]:
+    """A function of a module of the bench; `kind` may name another module: `pings.simple`."""
+    other, _, name = kind.rpartition(".")
+    found: Callable[..., Any] = getattr(importlib.import_module(f"oxid.bench.{other or module}"), name)
+    return found
+
+
+async def serve(part: dict[str, Any], measured: Measured) -> dict[str, Any]:
     """Serve until standard input ends."""
-    from oxid.bench.servers import SERVERS
-
-    loop, over = asyncio.get_running_loop(), asyncio.Event()
-    at_end_of_input(lambda: loop.call_soon_threadsafe(over.set))
-    async with SERVERS[kind]() as port:
-        say({"port": port})
-        await over.wait()
+    async with function_of(part["kind"], "servers")(**part["options"]) as port:
+        with measured:
+            say({"port": port})
+            await let_go()
     return {}
 
 
-async def measure(part: dict[str, Any]) -> dict[str, Any]:
+async def measure(part: dict[str, Any], measured: Measured) -> dict[str, Any]:
     """Make the load and report it."""
-    from oxid.bench.clients import CLIENTS
-
     if part["kind"] != "hold":
         at_end_of_input(leave)
-    return await CLIENTS[part["kind"]](part["port"], part["seconds"], **part["options"])
+    load = function_of(part["kind"], "clients")
+    with measured:
+        report: dict[str, Any] = await load(part["port"], part["seconds"], **part["options"])
+    return report
+
+
+def alone(part: dict[str, Any], measured: Measured) -> dict[str, Any]:
+    """What needs nobody else, or talks with the bench by itself. A plain function has no loop; one that can be
+    profiled says itself which part of it is of interest."""
+    function, options = function_of(part["kind"], "alone"), part["options"]
+    if measured is not UNMEASURED:
+        options["measured"] = measured
+    made = function(**options)
+    return run(made) if inspect.iscoroutine(made) else made
 
 
 def peer(part: dict[str, Any]) -> None:
@@ -88,19 +105,11 @@ def peer(part: dict[str, Any]) -> None:
         leave()
 
 
-def leave() -> None:
-    sys.stdout.flush()
-    os._exit(0)
-
-
-def at_end_of_input(then: Callable[[], object]) -> None:
-    """Call `then` from a thread when the bench lets go of us."""
-
-    def wait() -> None:
-        os.read(0, 1)
-        then()
-
-    threading.Thread(target=wait, daemon=True).start()
+ROLES: Final[dict[str, Callable[[dict[str, Any], Measured], dict[str, Any]]]] = {
+    "server": lambda part, measured: run(serve(part, measured)),
+    "client": lambda part, measured: run(measure(part, measured)),
+    "alone": alone,
+}
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from typing import Any
 from oxid.bench.cases import Bar, Case
 from oxid.bench.rounds import Results
 
-_MEASURES = ("rate", "p50_us", "p99_us", "mean_ms", "client_cpu_us", "server_cpu_us", "bytes", "connections")
-
 
 def rows(results: Results) -> list[dict[str, Any]]:
     """One dict per case: medians over the rounds, ratios, and for each bar what was reached."""
@@ -26,10 +24,8 @@ def _row(case: Case, results: Results) -> dict[str, Any]:
     row: dict[str, Any] = {"case": case.name, "what": case.what, "rounds": len(reports)}
     if case.name in results.errors:
         row["error"] = results.errors[case.name]
-    for measure in _MEASURES:
-        values = [report[measure] for report in reports if measure in report]
-        if values:
-            row[measure] = statistics.median(values)
+    for measure in dict.fromkeys(name for report in reports for name in report):
+        row[measure] = statistics.median(report[measure] for report in reports if measure in report)
     if case.base is not None and (ratios := per_round(case.name, case.base, results)):
         row["base"] = case.base
         row["ratio"] = spread(ratios)
@@ -111,27 +107,31 @@ HEADINGS = ("case", "per second", "ratio (min..max)", "by cpu", "p50 us", "p99 u
 
 
 def table(results: Results) -> list[str]:
-    """The same as lines of text."""
+    """The same as lines of text, with what some cases tell besides below."""
     lines: list[tuple[str, ...]] = [HEADINGS]
-    for row in rows(results):
-        lines += _cells(row)
+    below: list[str] = []
+    for case, row in zip(results.cases, rows(results), strict=True):
+        lines += _cells(case, row)
+        if case.tells and row["rounds"]:
+            below.append(f"{case.name}: {case.tells.format_map(row)}")
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     left = {0, 7, 8}
-    return [
+    aligned = [
         "  ".join(
             cell.ljust(width) if column in left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]
+    return [*aligned, *below]
 
 
-def _cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
+def _cells(case: Case, row: dict[str, Any]) -> list[tuple[str, ...]]:
     """A line for the case with its first bar, further ones below it."""
     bars = [_verdict(bar) for bar in row.get("bars", ())] or [("", "")]
     if "error" in row and not row["rounds"]:
         return [(row["case"], "failed", "", "", "", "", "", row["error"][:60], "")]
-    rate = f"{row['rate']:.0f}" if "bytes" not in row else f"{row['bytes']:.0f} bytes"
+    figure = case.figure.format_map(row) if row["rounds"] else ""
     ratio = ""
     if found := row.get("ratio"):
         ratio = f"{found['median']:.3f} ({found['min']:.2f}..{found['max']:.2f})"
@@ -139,7 +139,8 @@ def _cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
     cpu = ""
     if "client_cpu_us" in row:
         cpu = f"{row['client_cpu_us']:.1f}+{row.get('server_cpu_us', 0):.1f}"
-    first = (row["case"], rate, ratio, by_cpu, _number(row, "p50_us"), _number(row, "p99_us"), cpu, *bars[0])
+    latencies = _number(row, "p50_us"), _number(row, "p99_us")
+    first = (row["case"], figure, ratio, by_cpu, *latencies, cpu, *bars[0])
     return [first, *(("", "", "", "", "", "", "", *bar) for bar in bars[1:])]
 
 

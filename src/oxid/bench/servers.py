@@ -1,4 +1,4 @@
-"""The servers of a round, each in a process of its own: raw echo, plain RPC, a host with objects.
+"""The servers of a round, each in a process of its own: raw echo, plain RPC, a host with objects or a full resolver.
 
 Every one is a coroutine context: it yields the port and serves until its block ends.
 """
@@ -10,9 +10,14 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from random import Random
+from typing import TYPE_CHECKING, Final
 
 from oxid.bench.raw import Echo
+
+if TYPE_CHECKING:
+    from oxid.com.coclass import CoClass
+    from oxid.host import Host
 
 USER: Final = "bench"
 PASSWORD: Final = "bench-password"
@@ -54,19 +59,43 @@ async def objects() -> AsyncIterator[int]:
     """A host with the Calculator, and with one whose methods are coroutines; open to anybody."""
     from oxid.bench.interfaces import CoroutineCalculator
     from oxid.com.coclass import coclass_of
-    from oxid.config import Address, HostOptions
-    from oxid.host import Host
     from oxid.samples.calculator import Calculator
 
-    classes = [coclass_of(Calculator), coclass_of(CoroutineCalculator)]
+    async with host([coclass_of(Calculator), coclass_of(CoroutineCalculator)]) as running:
+        yield port_of(running)
+
+
+@asynccontextmanager
+async def resolver(objects: int) -> AsyncIterator[int]:
+    """A host whose resolver knows so many objects: `identifiers(objects)`."""
+    async with host([]) as running:
+        exporter, now = running.exporter.oxid, running.world.clock.now()
+        for oid in identifiers(objects):
+            running.resolver.announce(exporter, oid, now)
+        yield port_of(running)
+
+
+def identifiers(count: int) -> list[int]:
+    """Random OIDs, the same in every process: so nobody has to send them."""
+    numbers = Random(count)
+    return [numbers.getrandbits(64) or 1 for _ in range(count)]
+
+
+@asynccontextmanager
+async def host(classes: list[CoClass]) -> AsyncIterator[Host]:
+    """What `oxid serve` runs, open to anybody."""
+    from oxid.config import Address, HostOptions
+    from oxid.host import Host
+
     with tempfile.TemporaryDirectory(prefix="oxid-bench-") as state:
         options = HostOptions(
             state=Path(state), rpc=(Address("127.0.0.1", 0),), insecure_anonymous=True, log_level="error"
         )
-        host = Host(options, classes=classes)
-        host.accounts.add(USER, PASSWORD)
-        async with host:
-            yield int(dict(host.ready)["rpc"].rpartition(":")[2])
+        running = Host(options, classes=classes)
+        running.accounts.add(USER, PASSWORD)
+        async with running:
+            yield running
 
 
-SERVERS: Final[dict[str, Any]] = {"raw": raw, "rpc": rpc, "objects": objects}
+def port_of(running: Host) -> int:
+    return int(dict(running.ready)["rpc"].rpartition(":")[2])
