@@ -316,7 +316,7 @@ async def activation_story(client: Client) -> None:
 
 
 async def old_activation_story(client: Client) -> None:
-    client.machine._old_activation = True
+    client.machine.old_activation = True
     calculator: Any = client.held(await client.machine.activate(CLSID_CALCULATOR, ICalculator))
     await calculator.add(1, 2)
     await calculator.release()

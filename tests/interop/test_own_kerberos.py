@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +59,33 @@ def test_no_ticket_is_one_line_with_a_remedy(host: OxidHost, kdc: LocalKdc, tmp_
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert "kinit" in done.stderr
+
+
+@pytest.mark.req("BLK-8", "SEC-11")
+def test_a_server_with_keys_calls_sinks_of_a_client_with_keys_at_privacy(
+    kdc: LocalKdc, ticket: Path, tmp_path: Path
+) -> None:
+    """The host calls back, and pings, as a principal of its own; neither end has a password."""
+    identity = tmp_path / "identity"
+    identity.touch(mode=0o600)
+    identity.write_text(f"username = plant@{kdc.realm}\nkeytab = {kdc.keytab('plant')}\n")
+    keys = str(kdc.keytab("host/localhost"))
+    options = ("--keytab", keys, "--advertise", "localhost", "--identity", str(identity))
+    script = Path(__file__).parent / "scripts" / "kerberos_sink.py"
+    with OxidHost(ping_period=0.5, options=options, more_environment=kdc.env) as host:
+        done = subprocess.run(
+            [sys.executable, str(script), str(host.port), keys],
+            env=os.environ
+            | kdc.env
+            | {
+                "KRB5CCNAME": f"FILE:{ticket}",
+                "OXID_PING_PERIOD": "0.5",
+                "OXID_AGENT_SOCKET": str(tmp_path / "agent"),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [f"{n} plant@{kdc.realm} 6" for n in (1, 2, 3)]
+        host.wait_for_rest()

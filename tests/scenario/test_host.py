@@ -131,7 +131,7 @@ def test_peers_that_break_the_rules_are_counted_and_disturb_nobody(tmp_path):
                     writer.close()
                     await writer.wait_closed()
                 assert await calculator.add(2, 3) == 5
-                status = there.host._status({})
+                status = await there.host._status({})
                 assert status["refused"] == {"protocol_errors": 3, "callers": 0, "activations": 0}
 
     asyncio.run(run())
@@ -143,7 +143,8 @@ def test_a_wrong_password_is_a_refused_caller_and_no_protocol_error(tmp_path, ca
             async with there.connect(oxid.Password("admin", "wrong")) as machine:
                 with pytest.raises(oxid.AccessDenied):
                     await machine.activate(CLSID_CALCULATOR, ICalculator)
-            assert there.host._status({})["refused"] == {"protocol_errors": 0, "callers": 1, "activations": 0}
+            status = await there.host._status({})
+            assert status["refused"] == {"protocol_errors": 0, "callers": 1, "activations": 0}
 
     asyncio.run(run())
     assert "unknown user name or wrong password" in caplog.text
@@ -196,7 +197,7 @@ def test_clients_that_vanish_in_mid_call_leave_nothing_but_a_lease(tmp_path):
                 call = asyncio.create_task(calculator.sleep(60_000))
                 await calculator.add(1, 1)
                 connection = calculator._connection
-                machine._agent.let_go(machine._ping_target(calculator._pointer.object), calculator.oid)
+                machine.lifelines.let_go(calculator._pointer.object)
                 connection.transport.abort()
                 with pytest.raises(oxid.TransportError):
                     await call

@@ -43,7 +43,7 @@ def test_an_object_whose_client_died_before_its_first_ping_goes_after_the_time_o
     async def tell(there, rest):
         loop = asyncio.get_running_loop()
         async with there.connect() as machine:
-            agent, machine._agent = machine._agent, None  # nobody pings
+            agent, machine.lifelines.agent = machine.lifelines.agent, None  # nobody pings
             await machine.activate_raw(CLSID_CALCULATOR, [ICalculator.__rpc_interface__[0]])
             made = loop.time()
             assert there.live("object")["object"] == rest["object"] + 1
@@ -52,7 +52,7 @@ def test_an_object_whose_client_died_before_its_first_ping_goes_after_the_time_o
             while there.live("object")["object"] > rest["object"]:
                 await asyncio.sleep(1)
             assert 3 * P <= loop.time() - made <= 4 * P + P / 12
-            machine._agent = agent
+            machine.lifelines.agent = agent
 
     virtually(tmp_path, tell)
 
@@ -65,9 +65,7 @@ def test_an_object_whose_client_went_silent_goes_within_the_bound(tmp_path):
             calculator = await machine.activate(CLSID_CALCULATOR, ICalculator)
             await asyncio.sleep(2 * P)
             assert there.live("ping_set") == {"ping_set": 1}
-            agent = machine._agent
-            agent._task.cancel()  # the client hangs: no ping, no goodbye
-            agent._closed = True
+            await machine.lifelines.agent._own.aclose()  # the client hangs: no ping, no goodbye
             silent = loop.time()
             while there.live("object")["object"] > rest["object"]:
                 await asyncio.sleep(1)
@@ -85,7 +83,7 @@ def test_an_object_with_a_call_in_flight_is_not_reclaimed_whatever_happens_to_it
     async def tell(there, rest):
         async with there.connect(call_timeout=None) as machine:
             calculator = await machine.activate(CLSID_CALCULATOR, ICalculator)
-            machine._agent.let_go(machine._ping_target(calculator._pointer.object), calculator.oid)
+            machine.lifelines.let_go(calculator._pointer.object)
             long_call = asyncio.create_task(calculator.sleep(int(30 * P * 1000)))
             await asyncio.sleep(29 * P)
             assert there.live("object")["object"] == rest["object"] + 1
@@ -102,7 +100,7 @@ def test_an_object_that_is_called_now_and_then_is_not_reclaimed(tmp_path):
     async def tell(there, rest):
         async with there.connect(call_timeout=None) as machine:
             calculator = await machine.activate(CLSID_CALCULATOR, ICalculator)
-            machine._agent.let_go(machine._ping_target(calculator._pointer.object), calculator.oid)
+            machine.lifelines.let_go(calculator._pointer.object)
             for _ in range(60):
                 await asyncio.sleep(P / 2)
                 assert await calculator.add(1, 1) == 2
@@ -120,9 +118,10 @@ def test_a_resolver_that_forgot_the_set_is_told_everything_again_in_the_same_tic
             async with machine.activate(CLSID_CALCULATOR, ICalculator) as calculator:
                 await asyncio.sleep(2 * P)
                 sets = there.host.resolver._sets
+                now = asyncio.get_running_loop().time()
                 for set_id in list(sets._sets):
-                    sets._sets[set_id].expires_at = 0.0
-                sets.expire(asyncio.get_running_loop().time())
+                    sets._sets[set_id].last_ping = now - 3 * P
+                    assert sets.simple_ping(set_id, sets._sets[set_id].owner, now) == 0x778
                 await asyncio.sleep(P)
                 assert there.live("ping_set", "pinged_oid") == {"ping_set": 1, "pinged_oid": 1}
                 await asyncio.sleep(20 * P)

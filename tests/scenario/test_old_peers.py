@@ -54,7 +54,7 @@ async def old_server(there, resolver):
 def test_a_resolver_without_serveralive2_is_dcom_5_1_and_everything_works(tmp_path):
     async def run():
         async with served(tmp_path, [Calculator]) as there:
-            resolver = Resolver51(there.host.object_exporter)
+            resolver = Resolver51(there.host.service.object_exporter)
             async with old_server(there, resolver) as (_, port), there.connect(port=port) as machine:
                 assert machine.version == (5, 1)
                 async with machine.activate(CLSID_CALCULATOR, ICalculator) as calculator:

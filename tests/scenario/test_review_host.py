@@ -9,8 +9,9 @@ import pytest
 from tests.support.inprocess import served
 
 import oxid
+from oxid.com.flight_record import Kind, packed
 from oxid.com.options import ClientOptions
-from oxid.rpcss.oid_leases import OidLeases, PingPolicy
+from oxid.rpcss.oid_table import OidTable, PingPolicy
 from oxid.rpcss.ping_sets import PingCaller, PingLimits, PingSets
 from oxid.samples.calculator import CLSID_CALCULATOR, Calculator, ICalculator
 from oxid.samples.echo import Echo, IEcho
@@ -91,7 +92,7 @@ def test_a_wildcard_listener_tells_names_that_were_looked_up_once(tmp_path, monk
                 _, bindings = await machine.server_alive()
             assert asked == []  # nothing was looked up for a reference
         monkeypatch.setattr(loop, "getaddrinfo", look_up)
-        from oxid.host import _own_addresses
+        from oxid.host.host import _own_addresses
 
         others = {"0.0.0.0": "192.0.2.7", "::": "2001:db8::7"}
         assert await _own_addresses(wildcard) == (socket.gethostname(), others[wildcard])
@@ -104,9 +105,9 @@ def test_a_new_configuration_says_what_waits_for_a_restart(tmp_path, caplog):
     async def run():
         async with host_at(tmp_path, "127.0.0.1") as host:
             with caplog.at_level(logging.WARNING, "oxid.host"):
-                host.reload(replace(host.options, log_level="debug"))
+                await host.reload(replace(host.options, log_level="debug"))
                 assert caplog.messages == []
-                host.reload(replace(host.options, advertise=("elsewhere",), insecure_anonymous=True))
+                await host.reload(replace(host.options, advertise=("elsewhere",), insecure_anonymous=True))
             assert caplog.messages == [
                 "--advertise takes effect after a restart",
                 "--insecure-anonymous takes effect after a restart",
@@ -153,8 +154,11 @@ def test_the_locks_of_clients_that_died_are_gone_with_the_class_object(tmp_path)
             async with there.connect() as machine:
                 factory = await machine.get_class_object(CLSID_CALCULATOR)
                 await factory.lock_server(True)
-                assert there.host.class_objects.class_object(oxid.coclass_of(Calculator).clsid).locks == 1
-            assert there.host.class_objects.class_object(oxid.coclass_of(Calculator).clsid).locks == 0
+                assert (
+                    there.host.objects.class_objects.class_object(oxid.coclass_of(Calculator).clsid).locks
+                    == 1
+                )
+            assert there.host.objects.class_objects.class_object(oxid.coclass_of(Calculator).clsid).locks == 0
 
     asyncio.run(run())
 
@@ -172,7 +176,7 @@ def test_a_client_refuses_the_periods_that_a_host_refuses(monkeypatch, period):
 def test_sets_that_hold_nothing_any_more_make_room_for_new_ones():
     world = oxid.World.real()
     policy = PingPolicy(120)
-    leases = OidLeases(policy, world.ledger)
+    leases = OidTable(policy, world.ledger)
     sets = PingSets(leases, world.new_id, policy, world.ledger, PingLimits(sets_per_identity=3))
     alice, bob = PingCaller("alice"), PingCaller("bob")
     leases.add(1, 9, 0.0)
@@ -195,4 +199,4 @@ def test_sets_that_hold_nothing_any_more_make_room_for_new_ones():
     assert world.ledger.ping_set.live == 0
     assert sets.statistics()["identities"] == 0
     for oid in (1, 2, *range(100, 110)):
-        leases.remove(oid, 400.0)
+        leases.remove(leases.find(oid), 400.0, packed(400.0, Kind.RELEASED, 0))

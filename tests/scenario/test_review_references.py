@@ -9,10 +9,10 @@ import pytest
 from tests.support.inprocess import served
 
 import oxid
-from oxid.com.options import Blanket
-from oxid.com.ping_agent import PingAgent
+from oxid.com.options import UNAUTHENTICATED
+from oxid.com.ping_agent import PingAgent, PingTarget
 from oxid.com.ping_client import Ping
-from oxid.com.pinging import Pinger, PingTarget
+from oxid.com.pinging import Pinger
 from oxid.com.references import RemoteExporter, tcp_addresses
 from oxid.errors import RemoteProtocolError
 from oxid.interfaces.error_info import ISupportErrorInfo
@@ -195,8 +195,8 @@ def test_one_interface_that_is_gone_does_not_end_the_pings_of_the_others(tmp_pat
             there.host.exporter.table.release_refs(there.host.exporter.table.by_ipid[other.ipid.bytes_le], 5)
             with pytest.raises(oxid.ObjectGone):
                 await other.interface_supports_error_info(IID_ICALCULATOR)
-            (pings,) = machine._agent._sets.values()
-            assert pings.next_ping().add == (calculator.oid,)
+            (pings,) = machine.lifelines.agent._own._sets.values()
+            assert pings.owed.next_ping().add == (calculator.oid,)
             # and the next query asks again instead of giving the dead pointer
             fresh = await calculator.query(ISupportErrorInfo)
             assert await fresh.interface_supports_error_info(IID_ICALCULATOR) == 0
@@ -209,9 +209,9 @@ def test_one_interface_that_is_gone_does_not_end_the_pings_of_the_others(tmp_pat
 def test_an_answer_with_another_number_of_interfaces_is_refused_and_released(tmp_path, monkeypatch):
     async def tell(there, machine):
         rest = there.live("object", "interface_pointer")
-        honest = there.host.class_objects.references
+        honest = there.host.objects.class_objects.references
         monkeypatch.setattr(
-            there.host.class_objects, "references", lambda target, iids: 2 * honest(target, iids)
+            there.host.objects.class_objects, "references", lambda target, iids, who: 2 * honest(target, iids)
         )
         with pytest.raises(RemoteProtocolError, match="1 interface answered 2"):
             await machine.activate(CLSID_CALCULATOR, ICalculator)
@@ -267,20 +267,24 @@ def test_too_many_references_to_one_interface_are_said_for_that_one_only(tmp_pat
 # -- pings ------------------------------------------------------------------------------------------------
 
 
-def agent_story(tell, period=0.2):
+def target(name, period=60.0):
+    return PingTarget(((name, 135),), (UNAUTHENTICATED,), period)
+
+
+def agent_story(tell):
     async def run():
         world = oxid.World.real()
         sent = []
         replies = asyncio.Queue()
 
-        async def send(target, ping):
-            sent.append((target, ping))
-            answer = await replies.get() if target == "slow" else (0, 7)
+        async def send(places, blanket, ping):
+            sent.append((places[0][0], ping))
+            answer = await replies.get() if places[0][0] == "slow" else (0, 7)
             if isinstance(answer, Exception):
                 raise answer
             return answer
 
-        agent = PingAgent(world, period, send)
+        agent = PingAgent(world, send)
         await tell(agent, sent, replies)
         await agent.aclose()
         await asyncio.sleep(0)
@@ -292,11 +296,12 @@ def agent_story(tell, period=0.2):
 
 def test_goodbye_and_tick_never_found_two_sets(tmp_path):
     async def tell(agent, sent, replies):
-        agent.hold("slow", 1)
+        agent.hold(target("slow"), 1)
         tick = asyncio.create_task(agent.tick())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        goodbye = asyncio.create_task(agent.say_goodbye("slow", 5))
+        agent.hold(target("slow"), 2)
+        goodbye = asyncio.create_task(agent.say_goodbye(target("slow"), 5))
         for _ in range(5):
             await asyncio.sleep(0)
         assert [ping.set_id for _, ping in sent] == [0]  # the goodbye waits for the answer
@@ -305,14 +310,14 @@ def test_goodbye_and_tick_never_found_two_sets(tmp_path):
         await asyncio.gather(tick, goodbye)
         assert [ping.set_id for _, ping in sent] == [0, 7]
 
-    agent_story(tell, period=60)
+    agent_story(tell)
 
 
 def test_an_agent_that_has_ended_holds_nothing_and_starts_nothing():
     async def tell(agent, sent, replies):
         await agent.aclose()
-        agent.hold("fast", 1)
-        agent.let_go("fast", 1)
+        agent.hold(target("fast"), 1)
+        agent.let_go(target("fast"), 1)
         assert agent.statistics() == {"sets": 0, "oids": 0}
 
     agent_story(tell)
@@ -321,14 +326,14 @@ def test_an_agent_that_has_ended_holds_nothing_and_starts_nothing():
 def test_a_set_that_meets_a_fault_does_not_keep_the_others_from_being_pinged(caplog):
     async def tell(agent, sent, replies):
         replies.put_nowait(OverflowError("connect(): port must be 0-65535."))
-        agent.hold("slow", 1)
-        agent.hold("fast", 2)
+        agent.hold(target("slow"), 1)
+        agent.hold(target("fast"), 2)
         await agent.tick()
-        assert {target for target, _ in sent} == {"slow", "fast"}
+        assert {name for name, _ in sent} == {"slow", "fast"}
 
     with caplog.at_level(logging.ERROR, "oxid.com.ping"):
-        agent_story(tell, period=60)
-    assert "ping of slow failed" in caplog.text
+        agent_story(tell)
+    assert "ping of slow:135 as nobody failed" in caplog.text
 
 
 def test_addresses_that_can_be_none_are_left_out():
@@ -351,7 +356,7 @@ def test_addresses_that_can_be_none_are_left_out():
 
 
 def test_a_ping_target_without_an_address_has_a_name_for_the_log():
-    assert str(PingTarget((), Blanket(None, 1, None))) == "a resolver without an address"
+    assert str(PingTarget((), (UNAUTHENTICATED,), 120.0)) == "a resolver without an address"
 
 
 def test_a_proxy_that_outlives_its_machine_is_released_without_effect(tmp_path):
@@ -380,7 +385,7 @@ def test_letting_go_more_often_than_taking_is_no_harm():
     for _ in range(3):
         exporter.let_go(pointer)
     assert len(gone) == 1
-    assert exporter.take_unreleased() == [(pointer.ipid, 5)]
+    assert exporter.take_unreleased() == [(pointer.ipid, 5, 0, None)]
 
 
 class Closed:
@@ -413,16 +418,16 @@ def test_the_address_that_answered_last_is_pinged_first():
     async def run():
         pool = Closed("c")
         pinger = Pinger(pool)
-        target = PingTarget((("a", 1), ("b", 1), ("c", 1)), Blanket(None, 1, None))
-        assert await pinger.send(target, Ping(7)) == (0, 7)
-        assert await pinger.send(target, Ping(7)) == (0, 7)
+        places = ("a", 1), ("b", 1), ("c", 1)
+        assert await pinger.send(places, UNAUTHENTICATED, Ping(7)) == (0, 7)
+        assert await pinger.send(places, UNAUTHENTICATED, Ping(7)) == (0, 7)
         assert pool.asked == ["a", "b", "c", "c"]
         pool.answering = "a"  # it moved back
-        assert await pinger.send(target, Ping(7)) == (0, 7)
+        assert await pinger.send(places, UNAUTHENTICATED, Ping(7)) == (0, 7)
         assert pool.asked[4:] == ["c", "a"]
         pool.answering = None
         with pytest.raises(oxid.TransportError):
-            await pinger.send(target, Ping(7))
+            await pinger.send(places, UNAUTHENTICATED, Ping(7))
 
     asyncio.run(run())
 
@@ -431,7 +436,7 @@ def test_an_address_that_takes_too_long_is_not_the_first_at_the_next_tick():
     async def run():
         pool = Closed("b")
         pinger = Pinger(pool)
-        target = PingTarget((("a", 1), ("b", 1)), Blanket(None, 1, None))
+        places = ("a", 1), ("b", 1)
         refuse = pool.use
 
         def hang(host, port, blanket):
@@ -439,9 +444,9 @@ def test_an_address_that_takes_too_long_is_not_the_first_at_the_next_tick():
 
         pool.use = hang
         with pytest.raises(asyncio.CancelledError):
-            await pinger.send(target, Ping(7))
+            await pinger.send(places, UNAUTHENTICATED, Ping(7))
         pool.use = refuse
-        await pinger.send(target, Ping(7))
+        await pinger.send(places, UNAUTHENTICATED, Ping(7))
         assert pool.asked == ["b"]
 
     asyncio.run(run())

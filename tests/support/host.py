@@ -56,7 +56,7 @@ def _is_set_up(group: str) -> bool:
 def environment(**more: str) -> dict[str, str]:
     """Our environment without OXID_* settings, and with these."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OXID_")}
-    return {**kept, **more}
+    return {**kept, "OXID_AGENT": "own", **more}
 
 
 def run_oxid(
@@ -120,7 +120,11 @@ class OxidHost:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=environment(OXID_ADMIN_PASSWORD=PASSWORD, **(more_environment or {})),
+            env=environment(
+                OXID_ADMIN_PASSWORD=PASSWORD,
+                OXID_AGENT_SOCKET=str(self.directory / "agent"),
+                **(more_environment or {}),
+            ),
             start_new_session=True,
         )
         try:

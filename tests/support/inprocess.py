@@ -69,7 +69,7 @@ async def served(
         host.accounts.add("admin", "secret", admin=True)
     async with host:
         port = host.rpc_server.endpoints[0].port
-        client = oxid.ClientOptions(port=port, ping_period=wanted.ping_period)
+        client = oxid.ClientOptions(port=port, ping_period=wanted.ping_period, agent="own")
         yield There(host, world, client_world or oxid.World.real(), port, client)
 
 
