@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from tests.fuzz.live import OBJECT_PORT, PASSWORD, RPC_PORT, USER, FuzzClock, LiveHost, Replayable, Shell
 
 from oxid.auth import AuthLevel, AuthType, Credentials, Password, initiator
+from oxid.com.connections import Using
 from oxid.com.endpoints import list_endpoints, map_interface
 from oxid.com.machine import Machine
 from oxid.com.options import Blanket, ClientOptions
@@ -40,6 +41,7 @@ from oxid.rpc.pdu import PacketType
 from oxid.rpc.security import SecurityEntry
 from oxid.runtime.client import RpcConnection
 from oxid.runtime.dispatch import Threads
+from oxid.runtime.pool import Pooled
 from oxid.samples.calculator import CLSID_CALCULATOR, ICalculator
 from oxid.samples.echo import EnumChoice, EnumPair, IEcho, Surrounding
 from oxid.world import World
@@ -144,7 +146,7 @@ class Wire:
         return self.closing
 
     def get_extra_info(self, name: str) -> Any:
-        return ("127.0.0.1", 135)
+        return {"peername": ("127.0.0.1", 135), "sockname": ("127.0.0.1", 135)}.get(name)
 
     def set_write_buffer_limits(self, high: int) -> None:
         return None
@@ -189,19 +191,24 @@ class Client:
         self.machine = Machine("127.0.0.1", Blanket.of(credentials, options), options, self.world, None)
         self.machine.connections = self  # type: ignore[assignment]  # the one seam to the network
         self.machine.later = self.lost  # type: ignore[method-assign]
-        self._made: dict[tuple[int, Blanket], RpcConnection] = {}
+        self._made: dict[tuple[int, Blanket], Pooled] = {}
 
-    @asynccontextmanager
-    async def use(self, host: str, port: int, blanket: Blanket) -> AsyncIterator[RpcConnection]:
+    def use(self, host: str, port: int, blanket: Blanket) -> Using:
         """In place of the machine's connections: the ones of this story."""
+        return Using(self, host, port, blanket)  # type: ignore[arg-type]
+
+    async def lease(self, host: str, port: int, blanket: Blanket) -> Pooled:
         found = self._made.get((port, blanket))
-        if found is None or found.lost is not None:
+        if found is None or found.connection.lost is not None:
             if self.over:
                 raise TransportError("nobody listens any more")
             assert len(self.links) < 50, "the story connects for ever"
-            found = self.connect(port, blanket.credentials, blanket.level, blanket.auth_type or 0)
-            self._made[port, blanket] = found
-        yield found
+            connection = self.connect(port, blanket.credentials, blanket.level, blanket.auth_type or 0)
+            found = self._made[port, blanket] = Pooled((port, blanket), connection)
+        return found
+
+    def give_back(self, leased: Pooled) -> None:
+        """They live as long as their story."""
 
     def lost(self, function: Callable[..., None], *arguments: Any) -> None:
         """A proxy was dropped without release; stories hold all of theirs, so the client itself did."""

@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from oxid.auth import Authenticator, FailureLimiter, MemoryAccountStore, ServerNames
 from oxid.com.objref import ExtendedObjRef, HandlerObjRef, StandardObjRef, decode_objref
@@ -32,7 +32,7 @@ from oxid.rpc.pdu import PacketType
 from oxid.rpc.server_connection import ServerConnection
 from oxid.rpc.server_core import ServerCore
 from oxid.runtime.dispatch import set_current_call
-from oxid.runtime.server import Endpoint
+from oxid.runtime.server import Endpoint, RpcServer
 from oxid.samples import sample_classes, sample_interfaces
 from oxid.samples.calculator import Calculator, ICalculator
 from oxid.world import World
@@ -248,7 +248,7 @@ class NoNetwork:
             raise NotSupported("custom marshalling is not known here")
         return ForeignObject()
 
-    def marshal(self, proxy: Any) -> bytes | None:
+    def marshal(self, proxy: Any, *, hand_over: bool = False) -> bytes | None:
         return None
 
     async def adopt(self, proxies: list[Any]) -> None:
@@ -259,10 +259,6 @@ class NoNetwork:
 
     def abandon(self, proxies: list[Any]) -> None:
         return None
-
-
-async def _nowhere(port: int, host: str, wanted: int | tuple[int, int] = 0) -> Endpoint:
-    return Endpoint(host, port)
 
 
 class LiveHost(Host):
@@ -283,14 +279,19 @@ class LiveHost(Host):
         self.replayable = Replayable(2)
         self.cores: dict[str, ServerCore] = {}
 
-    async def _listen(self) -> None:
-        # everything is as it is, save that nobody hears
-        for server, port in ((self.rpc_server, RPC_PORT), (self.object_server, OBJECT_PORT)):
-            server.listen = partial(_nowhere, port)  # type: ignore[method-assign]
-        await super()._listen()
-
     async def _start(self) -> None:
-        await super()._start()
+        async def nowhere(
+            server: RpcServer,
+            host: str,
+            wanted: int | tuple[int, int] = 0,
+            *,
+            avoid: Collection[int] = (),
+        ) -> Endpoint:
+            return Endpoint(host, RPC_PORT if server is self.rpc_server else OBJECT_PORT)
+
+        # everything is as it is, save that nobody hears
+        with patch.object(RpcServer, "listen", nowhere):
+            await super()._start()
         self.exporter.importer = NoNetwork()
         world = World(self.clock, self.replayable, self.world.ledger)
         accounts = MemoryAccountStore({USER: PASSWORD}, admins={USER})
@@ -319,6 +320,12 @@ class LiveHost(Host):
 
     def forget(self) -> None:
         """Let the leases of whatever activations left behind run out."""
+        resolver = self.service.resolver
         for _ in range(8):
             self.clock.time += 4 * PING_PERIOD
-            self._sweep(self.clock.now())
+            now = self.clock.now()
+            while (due := resolver.next_deadline()) is not None and due <= now:
+                resolver.expire(now)
+            for question in resolver.questions():
+                verdicts = self.exporter.table.reclaim(question.oids, now, PING_PERIOD)
+                resolver.answered(question, [verdicts[oid] for oid in question.oids], now)

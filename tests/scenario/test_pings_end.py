@@ -486,7 +486,7 @@ def test_what_is_let_go_and_taken_again_before_the_tick_is_nobodys_business(tmp_
             before = now()
             for _ in range(3):
                 taker = one if who == "the same program" else two
-                parcel = one.marshal(probe)
+                parcel = one.marshal(probe, hand_over=True)
                 await probe.release()
                 await settle()  # the agent hears of the end before it hears of the new beginning
                 again = taker.proxy(parcel, IProbe)

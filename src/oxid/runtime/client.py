@@ -129,7 +129,8 @@ class RpcConnection(ClientConnection):
         self.transport = transport
         self.world.ledger.rpc_connection.enter()
         self.peer = transport.get_extra_info("peername")
-        self._descriptor = transport.get_extra_info("socket").fileno()
+        socket = transport.get_extra_info("socket")
+        self._descriptor = -1 if socket is None else socket.fileno()
         forks.watch(self)
         self.write = transport.write
         self.write_all = vector_writer(transport, self.loop)
