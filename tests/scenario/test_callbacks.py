@@ -98,7 +98,7 @@ def test_the_server_calls_back_at_privacy_as_itself(tmp_path):
 
 
 @pytest.mark.req("B11", "BLK-8")
-def test_a_sink_that_nobody_calls_for_a_day_is_still_there(tmp_path):
+def test_a_sink_that_nobody_calls_for_a_day_is_still_there(tmp_path, long_form):
     """B1 with the roles swapped: the server pings the client's resolver."""
 
     async def story(server, client, ticker):
@@ -108,7 +108,7 @@ def test_a_sink_that_nobody_calls_for_a_day_is_still_there(tmp_path):
             resolver = client.agent.service.resolver
             (sets,) = resolver.tables().objects.values()
             assert [resolver.tables().sets[s].owner.principal for s in sets] == ["server"]
-            await asyncio.sleep(6 * 3600)
+            await asyncio.sleep(24 * 3600 if long_form else 3600)
             await ticker.start(1000, 2)
             await asyncio.sleep(5)
             assert heard == [1, 2]

@@ -84,7 +84,7 @@ def killed_life(host, client):
 
 @pytest.mark.req("A1", "I1", "I2", "I3")
 def test_server_after_server_has_the_same_port_and_one_row_and_costs_the_host_nothing(tmp_path, long_form):
-    lives = 500 if long_form else 15
+    lives = 500 if long_form else 8
     port = free_port()
     memory = []
     with EndpointHost(tmp_path, [static(port)]) as host:
@@ -120,7 +120,7 @@ def test_a_server_whose_client_was_killed_is_collected_with_its_row_and_its_port
         host.audit_gone(port)
         host.wait_for_rest()
         files = kinds_of_descriptors(host.pid)
-        for _ in range(50 if long_form else 3):
+        for _ in range(50 if long_form else 2):
             assert silent_life(host, QUICK)[0] == port
             host.audit_gone(port)
         host.wait_for_rest()
@@ -163,7 +163,7 @@ def test_whoever_activates_while_the_server_ends_gets_the_old_or_a_new_one_and_n
     with EndpointHost(tmp_path, [static(port)]) as host:
         with ClientProcess(host.port) as client:
             (oid,) = client.do("activate", clsid=CLSID_LOCAL)
-            for number in range(100 if long_form else 8):
+            for number in range(100 if long_form else 5):
                 client.do("release", oid=oid)
                 time.sleep(0.002 * (number % 5))  # somewhere in its end
                 (oid,) = client.do("activate", clsid=(CLSID_LOCAL, CLSID_SECOND)[number % 2])
@@ -423,7 +423,7 @@ class Storm:
 def test_many_activators_killed_and_killing_leave_one_row_or_none_and_nothing_at_the_end(tmp_path, long_form):
     port = free_port()
     with EndpointHost(tmp_path, [static(port)], period=0.5) as host:
-        for seed in range(10) if long_form else range(2):
+        for seed in range(10 if long_form else 1):
             storm = Storm(host, port, seed)
             try:
                 for _ in range(50 if long_form else 5):
