@@ -4,13 +4,13 @@ import asyncio
 import json
 import logging
 import socket
-import time
 from contextlib import asynccontextmanager
 
 import pytest
 from tests.support.client_process import ClientProcess
 from tests.support.host import OxidHost
 from tests.support.lifetimes import P, S, T, client_machine, server_machine, until
+from tests.support.pings import wait_until
 
 import oxid
 from oxid.com.connection_points import ConnectionPoint, EventSource
@@ -429,21 +429,12 @@ def test_a_thousand_sinks_hear_every_tick_in_order_and_a_killed_process_is_dropp
                 heard = client.do("sinks_heard")
                 return heard if heard["least"] >= 20 else None
 
-            heard = wait_for(done, 60)
+            heard = wait_until(done, 60)
             assert (heard["least"], heard["most"], heard["out_of_order"]) == (20, 20, 0)
             assert heard["memory"] - before < 32 << 20
             client.do("call", oid=oid, method="start", arguments=[200, 0])
             client.kill()
         host.wait_for_rest(30)
-
-
-def wait_for(found, within):
-
-    until_then = time.monotonic() + within
-    while not (value := found()):
-        assert time.monotonic() < until_then, f"not so within {within} s"
-        time.sleep(0.1)
-    return value
 
 
 def test_the_ticker_of_another_process_is_subscribed_to_with_its_host_isolating_it(tmp_path):
@@ -455,7 +446,7 @@ def test_the_ticker_of_another_process_is_subscribed_to_with_its_host_isolating_
             (oid,) = client.do("activate", clsid=str(CLSID_TICKER), interface="oxid.samples.ticker:ITicker")
             client.do("subscribe", oid=oid)
             client.do("call", oid=oid, method="start", arguments=[100, 5])
-            wait_for(lambda: len(client.do("heard")) == 5, 20)
+            wait_until(lambda: len(client.do("heard")) == 5, 20)
             assert [n for n, _ in client.do("heard")] == [1, 2, 3, 4, 5]
             client.do("unsubscribe")
             client.do("release_all")

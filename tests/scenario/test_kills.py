@@ -186,7 +186,7 @@ def test_local_servers_that_are_killed_at_twenty_points_are_replaced_at_the_next
             victim = wait_until(
                 lambda what=what: [pid for pid in written(log, what) if pid not in killed], 30
             )[0]
-            time.sleep(later)
+            time.sleep(later)  # where in its life it is met is the point
             killed.append(victim)
             end_process(victim)
         for each in clients:
@@ -259,7 +259,7 @@ def test_resolvers_that_are_killed_in_the_middle_of_everything_come_back_to_what
         for each in clients:
             each.do("live", hold=0.1 * period, call="add", arguments=(2, 3), **CALCULATOR)
         for point in points:
-            time.sleep(point)
+            time.sleep(point)  # where in the period it is met is the point
             host.kill_resolver()
             for each, oids in zip(clients, mine, strict=True):
                 # Nobody else is needed for a call.

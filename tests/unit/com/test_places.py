@@ -1,7 +1,6 @@
 """What may stand for a machine in `connect`: HOST, HOST:PORT, [IPV6]:PORT, an IPv6 address alone."""
 
 import asyncio
-import socket
 
 import pytest
 from tests.support.inprocess import served
@@ -56,20 +55,8 @@ def test_a_target_that_is_none_is_said_before_anybody_is_asked(target):
     asyncio.run(run())
 
 
-def has_ipv6():
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 def test_a_port_in_the_target_wins_over_that_of_the_options(tmp_path, host):
-    if host == "[::1]" and not has_ipv6():
-        pytest.skip("no IPv6 here")
-
     async def run():
         async with served(tmp_path, []) as there:
             port = there.port
