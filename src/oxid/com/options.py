@@ -187,8 +187,9 @@ class ClientOptions:
     """A connection that nothing uses is closed after this."""
     release_timeout: float = 5.0
     """For telling a server what was released; after it the server's own time-outs do it."""
-    ping_period: float = PING_PERIOD
-    """Of all DCOM lifetime timers; must be the server's, scaled down only in tests."""
+    ping_period: float = field(default_factory=lambda: _period_of(os.environ))
+    """Of all DCOM lifetime timers; must be the server's, scaled down only in tests. Without a word 120 s, or what
+    `OXID_PING_PERIOD` says."""
     raise_level: bool = True
     """Raise activation, and calls to exporters that ask for it, to integrity (CVE-2021-26414, CVE-2022-37978)."""
     agent: str = "auto"

@@ -67,3 +67,14 @@ def test_a_port_in_the_target_wins_over_that_of_the_options(tmp_path, host):
                 assert machine.host == host.strip("[]")
 
     asyncio.run(run())
+
+
+def test_options_without_a_word_about_the_period_have_that_of_the_environment(monkeypatch):
+    """Whoever names a port only must not ping at another pace than the host that is scaled down."""
+    assert oxid.ClientOptions(port=1).ping_period == 120.0
+    monkeypatch.setenv("OXID_PING_PERIOD", "0.5")
+    assert oxid.ClientOptions(port=1).ping_period == 0.5
+    assert oxid.ClientOptions(port=1, ping_period=3.0).ping_period == 3.0
+    monkeypatch.setenv("OXID_PING_PERIOD", "soon")
+    with pytest.raises(oxid.ConfigurationError, match="'soon' is no period"):
+        oxid.ClientOptions(port=1)
