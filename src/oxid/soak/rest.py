@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Final
 
@@ -26,6 +26,9 @@ from oxid.soak.stage import MACHINES, Stage
 STOP_S: Final = 15.0
 """For a host to stop; it promises ten."""
 PATIENCE_S: Final = 0.1
+LOOKS: Final = 50
+"""At a host before its load, until so many in a row are alike:"""
+ALIKE: Final = 4
 
 
 @dataclass(frozen=True)
@@ -40,28 +43,21 @@ class AtRest:
 
 
 async def at_rest(stage: Stage) -> AtRest:
-    """What the host is like now. Raises OxidError where it does not answer."""
-    pid = stage.host.pid
+    """What the host is like now. Raises OxidError where it does not answer.
+
+    Looked at until it stays the same: our own question about the rows, and what the start of the
+    host left open for a moment, are no part of it.
+    """
     rows = await stage.rows()
-    live = await _without_ourselves(stage)
-    return AtRest(
-        live,
-        processes.descriptors(pid),
-        processes.threads(pid),
-        sorted(processes.children(pid).values()),
-        rows,
-    )
-
-
-async def _without_ourselves(stage: Stage) -> dict[str, int]:
-    """Live counts once our own question about the rows is over: two looks that are the same."""
-    live = stage.status()
-    for _ in range(50):
+    found, same = await _look(stage), 0
+    for _ in range(LOOKS):
         await asyncio.sleep(PATIENCE_S)
-        if (again := stage.status()) == live:
+        again = await _look(stage)
+        same = same + 1 if again == found else 0
+        found = again
+        if same == ALIKE:
             break
-        live = again
-    return live
+    return replace(found, rows=rows)
 
 
 async def come_to_rest(stage: Stage, before: AtRest, checks: Checks) -> float:
@@ -88,10 +84,11 @@ async def come_to_rest(stage: Stage, before: AtRest, checks: Checks) -> float:
 
 
 async def _look(stage: Stage) -> AtRest:
+    # the system first: the question about the live counts is a connection of the host too
     pid = stage.host.pid
-    live = stage.status()
+    descriptors, threads = processes.descriptors(pid), processes.threads(pid)
     children = sorted(processes.children(pid).values())
-    return AtRest(live, processes.descriptors(pid), processes.threads(pid), children, [])
+    return AtRest(stage.status(), descriptors, threads, children, [])
 
 
 def _apart(before: AtRest, now: AtRest) -> dict[str, list[str]]:
