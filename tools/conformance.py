@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "docs" / "requirements-ids.txt"
 PAGE = ROOT / "docs" / "conformance.md"
-ROW_NAME = re.compile(r"(rpce|dcom|scenarios-dcom)§[\w.-]+|(PNG|BLK)-\d+")
+ROW_NAME = re.compile(r"(rpce|dcom|scenarios-dcom|rpc-over-http|isapi)§[\w.-]+|(PNG|BLK)-\d+")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,22 @@ from typing import Any, Final, Self
 
 from oxid.auth.credentials import Credentials, Keytab, Password
 from oxid.errors import ConfigurationError
+from oxid.iis.rpc_proxy.settings import proxy_settings
+from oxid.iis.settings import ServerSettings
+from oxid.iis.settings_file import sites_from
 from oxid.rpcss.class_registry import ClassRegistry
 from oxid.rpcss.registry_file import read_registry
 
 DEFAULT_RPC_PORT: Final = 135
+DEFAULT_NCACN_HTTP_PORT: Final = 593
+FALLBACK_NCACN_HTTP_PORT: Final = 10593
+DEFAULT_HTTP_PORT: Final = 8080
 FALLBACK_RPC_PORT: Final = 10135
 """Where the default listener goes when 135 may not be bound."""
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+DEFAULT_TUNNEL_PERIOD_S: Final = 120.0
+"""[MS-RPCH] 2.2.3.5.3"""
 DEFAULT_PING_PERIOD_S: Final = 120.0
 """[MS-DCOM] 3.1.2.3"""
 
@@ -64,6 +72,10 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+OFF: Final = Address("off", 0)
+"""In the place of an address: no such listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +138,20 @@ class HostOptions:
     """Accounts, the control socket, logs."""
     rpc: tuple[Address, ...] = ()
     """Endpoint mapper, resolver and activation; empty = 127.0.0.1:135, else port 10135."""
+    ncacn_http: tuple[Address, ...] | None = None
+    """The same services for RPC proxies; empty = 127.0.0.1:593, else port 10593; None = off."""
+    http: tuple[Address, ...] | None = None
+    """The web server; empty = 127.0.0.1:8080; None = off, unless there is `https` or a site says where."""
+    https: tuple[Address, ...] = ()
+    """The web server over TLS; needs `cert` and `key`."""
+    cert: Path | None = None
+    """The web server's certificate chain, PEM."""
+    key: Path | None = None
+    """Its private key, PEM; None where the certificate's file holds it."""
+    tunnel_period: float = DEFAULT_TUNNEL_PERIOD_S
+    """Seconds of a wire ConnectionTimeout of 120 s; every timer of RPC over HTTP scales with it."""
+    proxy_insecure: bool = False
+    """The RPC proxy takes anonymous and plain-HTTP clients: for labs."""
     exporter_ports: PortRange | None = None
     """Ports of the object exporters; None = whatever is free."""
     advertise: tuple[str, ...] = ()
@@ -146,6 +172,10 @@ class HostOptions:
     """A file with the account as which this host calls others; None for nobody."""
     registry: ClassRegistry = field(default_factory=ClassRegistry)
     """Applications, classes and permissions, of the file and of the state directory."""
+    sites: ServerSettings | None = None
+    """The web sites of the file; None where it names none."""
+    rpc_proxy: Mapping[str, Any] = field(default_factory=dict)
+    """The file's table `[rpc_proxy]`."""
     agent: Path | None = None
     """The socket on which this host is its machine's agent; None for a host that is none."""
 
@@ -176,6 +206,7 @@ def host_options(
         base = file.absolute().parent
         document = _document(file)
         registry = ClassRegistry.parse(document, str(file))
+        chosen.update(_web_tables(document, file, base))
         for name, value in _host_table(document, file).items():
             setting = _setting(name, f"{file}: [host]")
             chosen[setting.field] = setting.value(value, f"{file}: [host] {name}", base)
@@ -188,6 +219,8 @@ def host_options(
             setting = _setting(name, "command line")
             chosen[setting.field] = setting.value(value, f"--{setting.name}", here)
     chosen.setdefault("state", state_directory(environ))
+    for listener in CAN_BE_OFF:
+        chosen[listener] = None if chosen.get(listener) == (OFF,) else chosen.get(listener, ())
     registered = read_registry(chosen["state"])
     merged = replace(registered.merged(registry), permissions=registry.permissions)
     merged.check()
@@ -263,6 +296,11 @@ def parse_period(text: str) -> float:
     return seconds
 
 
+def parse_listener(text: str) -> Address:
+    """HOST:PORT, or `off`. ConfigurationError"""
+    return OFF if text == "off" else Address.parse(text)
+
+
 def _switch(text: str) -> bool:
     if text.lower() in ("1", "true", "yes", "on"):
         return True
@@ -292,6 +330,13 @@ def _host_name(text: str) -> str:
 SETTINGS: Final = (
     Setting("state", _path, is_path=True),
     Setting("rpc", Address.parse, repeatable=True),
+    Setting("ncacn-http", parse_listener, repeatable=True),
+    Setting("http", parse_listener, repeatable=True),
+    Setting("https", Address.parse, repeatable=True),
+    Setting("cert", _path, is_path=True),
+    Setting("key", _path, is_path=True),
+    Setting("tunnel-period", parse_period),
+    Setting("proxy-insecure", _switch),
     Setting("exporter-ports", PortRange.parse),
     Setting("advertise", _host_name, repeatable=True),
     Setting("ping-period", parse_period),
@@ -306,9 +351,12 @@ SETTINGS: Final = (
 assert {setting.field for setting in SETTINGS} == {field.name for field in fields(HostOptions)} - {
     "registry",
     "agent",
+    "sites",
+    "rpc_proxy",
 }
 
-TABLES: Final = ("host", "app", "class", "permissions")
+CAN_BE_OFF: Final = ("ncacn_http", "http")
+TABLES: Final = ("host", "app", "class", "permissions", "site", "rpc_proxy")
 """What a configuration file may hold."""
 
 
@@ -338,6 +386,20 @@ def _document(file: Path) -> dict[str, Any]:
         if name not in TABLES:
             raise ConfigurationError(f"{file}: unknown key {name!r}{nearest(name, TABLES)}")
     return document
+
+
+def _web_tables(document: Mapping[str, Any], file: Path, base: Path) -> dict[str, Any]:
+    """The web sites, and how their RPC proxy is set up. Raises ConfigurationError."""
+    found: dict[str, Any] = {}
+    if "site" in document:
+        found["sites"] = sites_from(document["site"], base=base, where=str(file))
+    if "rpc_proxy" in document:
+        table = document["rpc_proxy"]
+        if not isinstance(table, dict):
+            raise ConfigurationError(f"{file}: 'rpc_proxy' is a table, written [rpc_proxy]")
+        proxy_settings(table, f"{file}: [rpc_proxy]")  # what is wrong is said where it is read
+        found["rpc_proxy"] = table
+    return found
 
 
 def _host_table(document: Mapping[str, Any], file: Path) -> dict[str, Any]:

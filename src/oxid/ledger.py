@@ -26,6 +26,12 @@ KINDS: Final = (
     "client_set",
     "endpoint",
     "local_server",
+    "http_connection",
+    "http_request",
+    "ecb",
+    "isapi_io",
+    "virtual_connection",
+    "tunnel_channel",
     "sink",
     "timer",
     "task",
@@ -74,6 +80,12 @@ class Ledger:
     client_set: Counter
     endpoint: Counter
     local_server: Counter
+    http_connection: Counter
+    http_request: Counter
+    ecb: Counter
+    isapi_io: Counter
+    virtual_connection: Counter
+    tunnel_channel: Counter
     sink: Counter
     timer: Counter
     task: Counter

@@ -43,7 +43,11 @@ def data(host: OxidHost) -> Callable[..., Any]:
 def test_ping_says_version_and_bindings(data: Callable[..., Any], host: OxidHost) -> None:
     said = data("ping")
     assert said["version"] == "5.7"
-    assert said["bindings"] == [f"ncacn_ip_tcp:127.0.0.1[{host.port}]"]
+    proxied = host.ready["ncacn_http"].rpartition(":")[2]
+    assert said["bindings"] == [
+        f"ncacn_ip_tcp:127.0.0.1[{host.port}]",
+        f"ncacn_http:127.0.0.1[{proxied}]",
+    ]
     assert {entry["authn_service"] for entry in said["security"]} >= {9, 10}
 
 
@@ -246,6 +250,8 @@ def test_addresses_that_lead_nowhere_do_not_keep_a_client_from_those_that_do() -
         assert [binding.partition("[")[0] for binding in told] == [
             "ncacn_ip_tcp:nowhere.invalid",
             "ncacn_ip_tcp:192.0.2.1",
+            "ncacn_http:nowhere.invalid",
+            "ncacn_http:192.0.2.1",
         ]
         assert host.run("call", target, "Oxid.Calculator", "Add", "1", "2").stdout == "sum = 3\n"
 

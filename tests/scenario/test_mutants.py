@@ -1,4 +1,4 @@
-"""Every old defect is put back once, and the scenario that is about it fails: those of the two articles, and the
+"""Every old defect is put back once, and the scenario that is about it fails: those of the four articles, and the
 eleven of the scenarios' §C.6. Scenarios that see no mistake would show nothing.
 
 A mutant changes one method of the product, in every process of its scenario; see `tests.support.mutants`. The test
@@ -75,13 +75,31 @@ SCENARIOS = {
         "[0.5-its program is killed]",
         "assert last.ping.remove == first.ping.add",
     ),
+    "a proxy that skips DONE": (
+        "test_tunnel_sessions.py::test_every_channel_lets_go_of_its_request_when_its_client_is_done[2]",
+        'wait_for(lambda: not host.live().get("ecb"), "control blocks that are let go", within=5.0)',
+    ),
+    "a proxy of version 1 that skips DONE": (
+        "test_tunnel_sessions.py::test_every_channel_lets_go_of_its_request_when_its_client_is_done[1]",
+        'wait_for(lambda: not host.live().get("ecb"), "control blocks that are let go", within=5.0)',
+    ),
+    "a connection that is not given back on SUCCESS": (
+        "test_web_host.py::test_a_connection_that_was_kept_and_then_ends_with_success_counts_no_more[1]",
+        'wait_for(lambda: not host.live().get("http_connection"), "connections that are given back", within=5.0)',
+    ),
     "the activator's identity is dropped": (
         "test_live_clients.py::test_who_holds_as_nobody_what_somebody_activated_may_ping_as_that_somebody",
         "assert Probe.alive() == 1",
     ),
 }
 """Mutant -> the quickest test that is about it, and the statement of it that fails."""
-WITH_PROCESSES = {"static entry freed with the instance", "the machine's agent pings as itself"}
+WITH_PROCESSES = {
+    "static entry freed with the instance",
+    "the machine's agent pings as itself",
+    "a proxy that skips DONE",
+    "a proxy of version 1 that skips DONE",
+    "a connection that is not given back on SUCCESS",
+}
 """Their methods run in processes that the scenario starts."""
 
 

@@ -212,7 +212,9 @@ class EndpointHost(OxidHost):
         self._probe_options = probe_options
         self._start_timeout = start_timeout
         self.configure(endpoints, more=more)
-        super().__init__(ping_period=period, options=("--config", str(self.config), *options))
+        # these scenarios count ports: those for proxies are another matter
+        off = ("--ncacn-http", "off")
+        super().__init__(ping_period=period, options=("--config", str(self.config), *off, *options))
 
     # Configuration ------------------------------------------------------------------------------------
 

@@ -122,6 +122,7 @@ class OxidHost:
             stderr=self._log,
             env=environment(
                 OXID_ADMIN_PASSWORD=PASSWORD,
+                **({} if namespace else {"OXID_NCACN_HTTP": "127.0.0.1:0", "OXID_HTTP": "127.0.0.1:0"}),
                 OXID_AGENT_SOCKET=str(self.directory / "agent"),
                 **(more_environment or {}),
             ),

@@ -155,6 +155,18 @@ def forgets_who_activated(right: Any, lifelines: Any, remote: Any) -> Any:
         remote.activated_as = activated_as
 
 
+def never_says_that_it_is_done(right: Any, channel: Any) -> None:
+    """The channel is over, and nobody tells the web server (Q241104)."""
+    channel._ecb = None
+
+
+def counts_the_connection_of_success_for_ever(right: Any, connection: Any, keep: bool, abort: bool) -> None:
+    """The reference of a request that ends with SUCCESS is not dropped (Q142658)."""
+    if not keep:
+        connection.references += 1
+    right(connection, keep, abort)
+
+
 MUTANTS: Final = {
     # scenarios-dcom.md §C.6
     "naive sequence numbers": Mutant("oxid.rpcss.ping_sets:PingSets.is_stale", compares_as_plain_numbers),
@@ -194,6 +206,15 @@ MUTANTS: Final = {
     ),
     "the activator's identity is dropped": Mutant(
         "oxid.com.lifelines:Lifelines.target_of", forgets_who_activated
+    ),
+    "a proxy that skips DONE": Mutant(
+        "oxid.iis.rpc_proxy.channels:ProxyChannel.let_go", never_says_that_it_is_done
+    ),
+    "a proxy of version 1 that skips DONE": Mutant(
+        "oxid.iis.rpc_proxy.mixed:MixedChannel.let_go", never_says_that_it_is_done
+    ),
+    "a connection that is not given back on SUCCESS": Mutant(
+        "oxid.iis.connection:HttpConnection.exchange_finished", counts_the_connection_of_success_for_ever
     ),
 }
 

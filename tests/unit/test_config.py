@@ -95,6 +95,8 @@ def test_command_line_wins_over_environment_over_file(tmp_path: Path) -> None:
         log_level="error",
         log_json=True,
         advertise=("a", "b"),
+        ncacn_http=(),
+        http=(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What `oxid bench rpc` measures, against what, and how fast it has to be. (`rpcss_cases`: of `oxid bench rpcss`.)
+"""What `oxid bench rpc` measures, against what, and how fast it has to be. (Others: `rpcss_cases`, `http_cases`.)
 
 A case names its server and client, the case whose rate of the same round it is divided by, and its bars.
 Sequential cases run both processes on one core: calls per second are then one over the processor time of both
@@ -22,8 +22,10 @@ AT_MOST: Final = {
     "pings": "pings of a set a period",
     "tick": "periods for a tick",
     "first": "periods to tell all",
+    "kib": "KiB",
+    "grown_mib": "MiB of growth",
 }
-AT_LEAST: Final = {"adds": "adds/s"}
+AT_LEAST: Final = {"adds": "adds/s", "served": "in a second of the server's core"}
 """Measures of a report that bars may be of, with their units."""
 
 
@@ -70,7 +72,7 @@ class Case:
     """Module of `oxid.bench.peers`."""
     how: str = "load"
     """`load`: calls are counted, in every round. Once: `hold`, connections are held and counted; `alone`, one
-    process measures itself; `fleet`, processes of a whole machine."""
+    process measures itself; `fleet`, processes of a whole machine; `tunnels`, idle ones are held and counted."""
     adds: int = 0
     """Objects that one call adds to a ping set."""
     figure: str = "{rate:.0f}"

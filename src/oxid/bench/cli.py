@@ -13,6 +13,9 @@ from typing import Any
 import click
 
 from oxid.bench.cases import Case, cases, chosen
+from oxid.bench.http_cases import PEER, http_cases
+from oxid.bench.http_cases import USUAL as USUAL_HTTP
+from oxid.bench.http_cases import Sizes as HttpSizes
 from oxid.bench.peers import NEEDS, installed
 from oxid.bench.report import data_of, machine, table
 from oxid.bench.rounds import profile_case, run_rounds
@@ -99,7 +102,7 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def bench() -> None:
-    """Measure how fast calls are, and how much a machine's resolver bears."""
+    """Measure how fast calls and the web server are, and how much a machine's resolver bears."""
 
 
 @bench.command()
@@ -122,8 +125,8 @@ def rpc(wishes: Wishes, peers: bool, peer_server: str | None, connections: int) 
     address = Address.parse(peer_server, default_port=135) if peer_server else None
     known = cases(peers=peers, peer_server=(address.host, address.port) if address else None)
     say = Progress()
-    if peers and (missing := [peer for peer in NEEDS if not installed(peer)]):
-        say(f"not installed: {', '.join(missing)}; ./oxid setup bench installs them")
+    if peers:
+        _miss([peer for peer in NEEDS if peer != PEER], say)
     measure(known, wishes, say, connections=connections)
 
 
@@ -170,6 +173,49 @@ def rpcss(wishes: Wishes, objects: int, processes: int, resolvers: int, held: in
     measure(rpcss_cases(Sizes(objects, processes, resolvers, held, period)), wishes, Progress())
 
 
+@bench.command()
+@measuring
+@click.option("--peers", is_flag=True, help="Also uvicorn, which the bars of the web server are against.")
+@click.option(
+    "--tunnels",
+    type=click.IntRange(4),
+    default=USUAL_HTTP.tunnels,
+    show_default=True,
+    help="Held idle in one process, and as many in each of several.",
+)
+@click.option(
+    "--file-mib",
+    type=click.IntRange(1),
+    default=USUAL_HTTP.file_bytes >> 20,
+    show_default=True,
+    help="Of the big file.",
+)
+@click.option(
+    "--period",
+    type=click.FloatRange(0.5, 120),
+    default=USUAL_HTTP.period,
+    show_default=True,
+    help="Of idle tunnels, in seconds; pings come four times in it.",
+)
+def http(wishes: Wishes, peers: bool, tunnels: int, file_mib: int, period: float) -> None:
+    """RPC over HTTP next to RPC over TCP, and the web server next to uvicorn and a bare sendfile.
+
+    Sequential cases run client and server on one core, those with 64 connections on one each. Idle tunnels are
+    held once.
+    """
+    say = Progress()
+    if peers:
+        _miss([PEER], say)
+    sizes = HttpSizes(file_mib << 20, tunnels, period=period)
+    measure(http_cases(sizes, peers=peers), wishes, say)
+
+
+def _miss(peers: list[str], say: Progress) -> None:
+    """Tell which peers are wanted and not installed."""
+    if missing := [peer for peer in peers if not installed(peer)]:
+        say(f"not installed: {', '.join(missing)}; ./oxid setup bench installs them")
+
+
 def measure(known: list[Case], wishes: Wishes, say: Progress, *, connections: int = 0) -> None:
     """Do what is wished with these cases, and print what comes out."""
     if wishes.only_list:
@@ -208,7 +254,11 @@ def _wanted(case: Case, patterns: tuple[str, ...]) -> bool:
 
 
 def _one(known: list[Case], name: str) -> Case:
-    found = [case for case in known if case.name == name and case.how != "hold" and case.peer is None]
+    found = [
+        case
+        for case in known
+        if case.name == name and case.how not in ("hold", "tunnels") and case.peer is None
+    ]
     if not found:
         raise ConfigurationError(f"no case {name} to profile; --list names them")
     return found[0]

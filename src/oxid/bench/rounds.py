@@ -191,6 +191,10 @@ def run_case(case: Case, seconds: float, connections: int, say: Say) -> dict[str
             from oxid.bench.fleet import run_fleet
 
             return run_fleet(say=say, **case.options)
+        case "tunnels":
+            from oxid.bench.http_hold import hold_tunnels
+
+            return hold_tunnels(say=say, **case.options)
     return make_load(case, seconds)
 
 
@@ -198,14 +202,16 @@ def make_load(case: Case, seconds: float) -> dict[str, Any]:
     """A server, and the client that calls it."""
     there, here = cores_of(case)
     with server_of(case, core=there) as (server, port):
-        before = processor_seconds(server)
+        before, weight = processor_seconds(server), resident_bytes(server)
         with Child(client_part(case, port, seconds, here)) as client:
             report = client.hear(START_S + seconds)
             if "prepared" in report:  # what that took does not count
-                before = processor_seconds(server)
+                before, weight = processor_seconds(server), resident_bytes(server)
                 report = client.hear(START_S + seconds)
         if server is not None:
             report["server_cpu_us"] = (processor_seconds(server) - before) / report["calls"] * 1e6
+            report["served"] = 1e6 / max(report["server_cpu_us"], 1e-3)
+            report["grown_mib"] = (resident_bytes(server) - weight) / (1 << 20)
     if case.adds:
         report["adds"] = report["rate"] * case.adds
         report["adds_per_cpu_s"] = 1e6 * case.adds / report["server_cpu_us"]
@@ -255,8 +261,10 @@ def hold_connections(case: Case, connections: int, say: Say) -> dict[str, Any]:
     return {"bytes": grown / connections, "connections": connections, "rate": connections / elapsed}
 
 
-def resident_bytes(child: Program) -> int:
+def resident_bytes(child: Program | None) -> int:
     """Resident memory of a process."""
+    if child is None:
+        return 0
     for line in Path(f"/proc/{child.pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024

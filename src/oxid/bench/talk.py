@@ -42,3 +42,8 @@ async def let_go() -> None:
     loop, over = asyncio.get_running_loop(), asyncio.Event()
     at_end_of_input(lambda: loop.call_soon_threadsafe(over.set))
     await over.wait()
+
+
+async def told(descriptor: int = 0) -> bool:
+    """Wait until the bench tells us to go on, or lets go of us: then False."""
+    return bool(await asyncio.to_thread(os.read, descriptor, 1))

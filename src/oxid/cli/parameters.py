@@ -11,11 +11,13 @@ from uuid import UUID
 
 import click
 
-from oxid.config import LOG_LEVELS, Address, PortRange, Target, parse_period
+from oxid.config import LOG_LEVELS, Address, PortRange, Target, parse_listener, parse_period
 from oxid.errors import ConfigurationError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+SCHEMES: Final = ("auto", "basic", "ntlm", "negotiate", "none")
+FILE: Final = click.Path(path_type=Path, dir_okay=False)
 LEVELS: Final = {"connect": 2, "packet": 4, "integrity": 5, "privacy": 6}
 
 
@@ -68,6 +70,7 @@ def parse_identifier(text: str) -> int:
 
 TARGET: Final = Parsed("target", Target.parse)
 ADDRESS: Final = Parsed("host:port", Address.parse)
+LISTENER: Final = Parsed("host:port", parse_listener)
 PORT_RANGE: Final = Parsed("lo-hi", PortRange.parse)
 UUID_TYPE: Final = Parsed("uuid", parse_uuid)
 PERIOD: Final = Parsed("seconds", parse_period)
@@ -81,6 +84,45 @@ log_level_option = click.option("--log-level", type=click.Choice(LOG_LEVELS), he
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyAccess:
+    """The way to a server through an RPC proxy, as the command line says it."""
+
+    url: str | None
+    user: str | None
+    auth: str
+    version: int
+    cafile: Path | None
+    certificate: Path | None
+    any_certificate: bool
+
+    def route(self, credentials: Any, password_stdin: bool) -> Any:
+        """The ProxyRoute, or None without a proxy; `credentials` are those of the calls, and the proxy's where
+        nobody else is named. ConfigurationError, UsageError"""
+        from oxid.auth.credentials import Anonymous, Password
+        from oxid.runtime.proxy_route import ProxyRoute, tunnel_period
+
+        if self.url is None:
+            return None
+        who = None if isinstance(credentials, Anonymous) else credentials
+        if self.user is not None:
+            name, percent, password = self.user.partition("%")
+            domain, _, user = name.rpartition("\\")
+            if not user:
+                raise click.UsageError("--proxy-user is written [DOMAIN\\]user[%password]")
+            who = Password(user, password if percent else read_password(password_stdin), domain=domain)
+        return ProxyRoute(
+            self.url,
+            who,
+            auth=self.auth,
+            version=self.version,
+            cafile=str(self.cafile or ""),
+            certificate=str(self.certificate or ""),
+            insecure=self.any_certificate,
+            period=tunnel_period(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Access:
     """Who a client command is, and how its calls are protected."""
 
@@ -89,6 +131,7 @@ class Access:
     kerberos: bool
     level: int
     timeout_s: float
+    proxy: ProxyAccess
 
     def credentials(self, target: Target, *, required: bool) -> Any:
         """The credentials for a target; None (unauthenticated) only where they are not required."""
@@ -124,7 +167,8 @@ def read_password(from_stdin: bool, *, twice: bool = False) -> str:
 
 
 def access_options(command: Decorated) -> Decorated:
-    """Add --password-stdin, --anonymous, --kerberos, --level and --timeout; the command gets `access`."""
+    """Add --password-stdin, --anonymous, --kerberos, --level, --timeout and --proxy with what belongs to it; the
+    command gets `access`."""
     from functools import wraps
 
     @wraps(command)
@@ -135,6 +179,15 @@ def access_options(command: Decorated) -> Decorated:
             kerberos=options.pop("kerberos"),
             level=LEVELS[options.pop("level")],
             timeout_s=options.pop("timeout"),
+            proxy=ProxyAccess(
+                url=options.pop("proxy"),
+                user=options.pop("proxy_user"),
+                auth=options.pop("proxy_auth"),
+                version=int(options.pop("proxy_version")),
+                cafile=options.pop("proxy_ca"),
+                certificate=options.pop("proxy_cert"),
+                any_certificate=options.pop("proxy_any_cert"),
+            ),
         )
         return command(*args, access=access, **options)
 
@@ -152,6 +205,25 @@ def access_options(command: Decorated) -> Decorated:
                 show_default=True,
                 metavar="SECONDS",
                 help="For the whole command.",
+            ),
+            click.option(
+                "--proxy",
+                metavar="URL",
+                help="Through an RPC proxy, http[s]://gateway/rpc/rpcproxy.dll; `direct` for a server's port 593.",
+            ),
+            click.option(
+                "--proxy-user",
+                metavar="USER[%PASSWORD]",
+                help="Account at the web server (the one of the calls).",
+            ),
+            click.option("--proxy-auth", type=click.Choice(SCHEMES), default="auto", show_default=True),
+            click.option("--proxy-version", type=click.Choice(["1", "2"]), default="2", show_default=True),
+            click.option(
+                "--proxy-ca", type=FILE, help="Certificates that the web server's is checked against."
+            ),
+            click.option("--proxy-cert", type=FILE, help="Our certificate with its key, PEM."),
+            click.option(
+                "--proxy-any-cert", is_flag=True, help="Take any certificate of the web server: for labs."
             ),
         ]
     ):

@@ -18,7 +18,7 @@ import click
 from oxid.cli.apps import Offer, bundled, load, offer_of
 from oxid.cli.logs import start_logging
 from oxid.cli.output import progress
-from oxid.cli.parameters import ADDRESS, PERIOD, PORT_RANGE, log_level_option, state_option
+from oxid.cli.parameters import ADDRESS, LISTENER, PERIOD, PORT_RANGE, log_level_option, state_option
 from oxid.cli.program import VERBOSE, complain, explain
 from oxid.config import HostOptions, credentials_file, host_options
 from oxid.errors import ConfigurationError
@@ -40,6 +40,25 @@ PATH: Final = click.Path(path_type=Path, dir_okay=False)
 )
 @state_option
 @click.option("--rpc", multiple=True, type=ADDRESS, help="Where clients find us (127.0.0.1:135); repeatable.")
+@click.option(
+    "--ncacn-http",
+    multiple=True,
+    type=LISTENER,
+    help="Where RPC proxies find us (127.0.0.1:593), or off; repeatable.",
+)
+@click.option(
+    "--http", multiple=True, type=LISTENER, help="The web server (127.0.0.1:8080), or off; repeatable."
+)
+@click.option("--https", multiple=True, type=ADDRESS, help="The web server over TLS; repeatable.")
+@click.option("--cert", type=PATH, help="Certificate of the web server, PEM.")
+@click.option("--key", type=PATH, help="Its private key, PEM.")
+@click.option("--tunnel-period", type=PERIOD, help="Scales the timers of RPC over HTTP (120).")
+@click.option(
+    "--proxy-insecure",
+    is_flag=True,
+    default=None,
+    help="Let the RPC proxy take anonymous and plain-HTTP clients: for labs.",
+)
 @click.option("--exporter-ports", type=PORT_RANGE, help="Ports for the objects (any free one).")
 @click.option(
     "--advertise", multiple=True, metavar="NAME", help="Name or address told to clients; repeatable."

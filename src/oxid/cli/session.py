@@ -40,6 +40,7 @@ def converse(
         call_timeout=access.timeout_s,
         connect_timeout=access.timeout_s,
         release_timeout=min(access.timeout_s, usual.release_timeout),
+        proxy=access.proxy.route(credentials, access.password_stdin),
     )
 
     async def run() -> T:

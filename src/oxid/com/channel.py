@@ -12,7 +12,7 @@ from uuid import UUID
 from oxid.com.connections import Lease
 from oxid.com.orpc import COM_VERSION
 from oxid.com.proxy import Causality, proxy_class
-from oxid.com.references import ExporterAddress, Owed, RemoteExporter, RemotePointer, tcp_addresses
+from oxid.com.references import ExporterAddress, Owed, RemoteExporter, RemotePointer, addresses_of
 from oxid.errors import (
     AccessDenied,
     AuthenticationError,
@@ -25,6 +25,7 @@ from oxid.interfaces.remote_unknown import IRemUnknown, RemInterfaceRef, RemQiRe
 from oxid.ndr import Syntax
 from oxid.rpc.interface import spec_of
 from oxid.values import status as s
+from oxid.values.bindings import protseq_of
 from oxid.values.status import HResult
 
 if TYPE_CHECKING:
@@ -109,8 +110,11 @@ class Channel:
         self.machine.lifelines.suspect(self.exporter)
         raise ServerUnavailable(
             HResult(0x8007_0000 | s.RPC_S_SERVER_UNAVAILABLE),
-            f"exporter {self.exporter.oxid:016x} cannot be reached ({'; '.join(failures) or 'no TCP binding'})",
+            f"exporter {self.exporter.oxid:016x} cannot be reached ({'; '.join(failures) or self._no_binding()})",
         )
+
+    def _no_binding(self) -> str:
+        return f"it names no {protseq_of(self.machine.options.tower_id)} binding"
 
     def _lost(self, lease: Lease, connection: RpcConnection, _: object) -> None:
         """A connection that was in use is gone, and its exporter perhaps with it."""
@@ -119,7 +123,8 @@ class Channel:
 
     def _candidates(self, address: ExporterAddress) -> list[tuple[str, int]]:
         """Hosts and ports to try: the host that was connected to first, since it is known to be reachable."""
-        found = [(host, port) for host, port in tcp_addresses(address.bindings) if port is not None]
+        tower_id = self.machine.options.tower_id
+        found = [(host, port) for host, port in addresses_of(address.bindings, tower_id) if port is not None]
         ports = list(dict.fromkeys(port for _, port in found))
         first = [(self.machine.host, port) for port in ports] if self.machine.host else []
         return list(dict.fromkeys([*(c for c in found if c in first), *found, *first]))

@@ -17,9 +17,9 @@ from oxid.com.activation_properties import (
     InterfaceResult,
     encode_activation_in,
 )
-from oxid.com.options import RESOLVER_PORT, UNAUTHENTICATED, Blanket
+from oxid.com.options import UNAUTHENTICATED, Blanket, ClientOptions
 from oxid.com.orpc import ComVersion, negotiate
-from oxid.com.references import ExporterAddress, RemoteExporter, tcp_addresses
+from oxid.com.references import ExporterAddress, RemoteExporter, addresses_of
 from oxid.errors import (
     AccessDenied,
     AuthenticationError,
@@ -44,7 +44,7 @@ from oxid.interfaces.object_exporter import IObjectExporter, ResolveOxid2Reply, 
 from oxid.ndr import Syntax
 from oxid.rpc.interface import spec_of
 from oxid.values import status as s
-from oxid.values.bindings import EMPTY_BINDINGS, NCACN_IP_TCP, DualStringArray
+from oxid.values.bindings import EMPTY_BINDINGS, DualStringArray
 from oxid.values.status import HResult, Win32
 
 if TYPE_CHECKING:
@@ -84,7 +84,16 @@ async def _by_properties(
 ) -> ActivationOut:
     context = await connection.context(_ACTIVATOR)
     opnum, codec = _GET_CLASS_OBJECT if class_object else _CREATE_INSTANCE
-    out = bytearray(_request(clsid, tuple(iids), machine.version, machine.activation_flags, class_object))
+    out = bytearray(
+        _request(
+            clsid,
+            tuple(iids),
+            machine.version,
+            machine.activation_flags,
+            class_object,
+            machine.options.tower_id,
+        )
+    )
     out[_CAUSALITY_AT:_CAUSALITY_END] = machine.causality.next()
 
     def result(stub: bytes) -> ActivationOut:
@@ -107,12 +116,19 @@ async def _by_properties(
 
 @lru_cache(maxsize=256)
 def _request(
-    clsid: UUID, iids: tuple[UUID, ...], version: ComVersion, flags: int, class_object: bool
+    clsid: UUID,
+    iids: tuple[UUID, ...],
+    version: ComVersion,
+    flags: int,
+    class_object: bool,
+    tower_id: int,
 ) -> bytes:
     """A whole request, with room for its header in front; all that changes is the causality identifier."""
     out = bytearray(24)
     this = OrpcThisIdl(ComVersionIdl(*version), 0, 0, UUID(int=0))
-    wanted = encode_activation_in(ActivationIn(clsid, iids, client_version=version, actv_flags=flags))
+    wanted = encode_activation_in(
+        ActivationIn(clsid, iids, client_version=version, actv_flags=flags, protseqs=(tower_id,))
+    )
     if class_object:
         _GET_CLASS_OBJECT[1].encode_request(out, None, this, wanted)
     else:
@@ -145,7 +161,7 @@ async def _remote_activation(
         int(blanket.impersonation),
         mode,
         list(iids),
-        [NCACN_IP_TCP],
+        [machine.options.tower_id],
     )
     if reply.status or reply.hresult >= 0x8000_0000:
         code = reply.hresult if reply.hresult >= 0x8000_0000 else Win32(reply.status).as_hresult().code
@@ -188,9 +204,9 @@ async def server_alive(machine: Machine) -> tuple[ComVersion, DualStringArray]:
 
 async def resolve_exporter(machine: Machine, exporter: RemoteExporter) -> ExporterAddress:
     """Resolve through the resolvers that the exporter's own references name, or the machine's."""
-    places = resolver_addresses(exporter.resolver)
+    places = resolver_addresses(exporter.resolver, machine.options)
     for remote in exporter.objects.values():
-        places += resolver_addresses(remote.resolver)
+        places += resolver_addresses(remote.resolver, machine.options)
     places += machine.own_place()
     failure: Exception | None = None
     for host, port in dict.fromkeys(places):
@@ -219,10 +235,10 @@ async def _resolve_as(machine: Machine, host: str, port: int, oxid: int, blanket
         version = machine.version
         reply: ResolveOxidReply | ResolveOxid2Reply
         try:
-            reply = await resolver.resolve_oxid2(oxid, [NCACN_IP_TCP])
+            reply = await resolver.resolve_oxid2(oxid, [machine.options.tower_id])
             version = negotiate((reply.version.major, reply.version.minor), version)
         except NotImplementedByPeer:  # DCOM 5.1
-            reply = await resolver.resolve_oxid(oxid, [NCACN_IP_TCP])
+            reply = await resolver.resolve_oxid(oxid, [machine.options.tower_id])
     if reply.status or reply.bindings is None:
         raise error_for(Win32(reply.status or s.OR_INVALID_OXID), f"OXID {oxid:016x} at {host}")
     return ExporterAddress(
@@ -230,9 +246,12 @@ async def _resolve_as(machine: Machine, host: str, port: int, oxid: int, blanket
     )
 
 
-def resolver_addresses(bindings: DualStringArray) -> list[tuple[str, int]]:
-    """Where the resolver of these bindings listens: on 135 unless a binding says otherwise."""
-    return [(host, RESOLVER_PORT if port is None else port) for host, port in tcp_addresses(bindings)]
+def resolver_addresses(bindings: DualStringArray, options: ClientOptions) -> list[tuple[str, int]]:
+    """Where the resolver of these bindings listens: on the well-known port unless a binding says otherwise."""
+    usual = options.usual_port
+    return [
+        (host, usual if port is None else port) for host, port in addresses_of(bindings, options.tower_id)
+    ]
 
 
 def machine_error(code: int, context: str) -> StatusError:

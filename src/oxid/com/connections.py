@@ -38,6 +38,7 @@ class Connections:
             "timeout": self._options.connect_timeout,
             "call_timeout": self._options.call_timeout,
             "threads": self._threads,
+            "proxy": self._options.proxy,
         }
         return await self._pool.lease(key, host, port, options)
 

@@ -16,7 +16,7 @@ from oxid.ndr.types import NULL_HANDLE
 from oxid.rpc.interface import InterfaceSpec
 from oxid.rpc.tower import Tower
 from oxid.values import status as s
-from oxid.values.bindings import StringBinding
+from oxid.values.bindings import StringBinding, protseq_of
 from oxid.values.status import RpcStatus, Win32
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ async def list_endpoints(machine: Machine) -> list[Endpoint]:
 
 
 async def map_interface(machine: Machine, uuid: UUID, version: tuple[int, int]) -> list[StringBinding]:
-    """Where an interface listens over TCP; empty where the mapper knows no such interface."""
-    wanted = TowerIdl(Tower.of(uuid, version).encode())
+    """Where an interface listens, over the protocol by which the machine is reached; empty where the mapper knows no
+    such interface."""
+    wanted = TowerIdl(Tower.of(uuid, version, protseq=protseq_of(machine.options.tower_id)).encode())
     async with _connection(machine) as connection:
         mapper: IEndpointMap = await connection.proxy(IEndpointMap)
         reply = await mapper.map(_NIL, wanted, NULL_HANDLE, 16)
@@ -80,12 +81,12 @@ async def map_interface(machine: Machine, uuid: UUID, version: tuple[int, int]) 
 
 
 async def map_endpoint(machine: Machine, spec: InterfaceSpec) -> list[int]:
-    """The TCP ports of an interface, at least one. Raises StatusError EPT_S_NOT_REGISTERED.
+    """The ports of an interface, at least one. Raises StatusError EPT_S_NOT_REGISTERED.
 
     A machine may listen on one port for each of its addresses: not every port is reached at every address.
     """
     bindings = await map_interface(machine, spec.uuid, spec.version)
-    found = (tcp_port(b.endpoint) for b in bindings if b.protseq == "ncacn_ip_tcp")
+    found = (tcp_port(b.endpoint) for b in bindings if b.protseq == protseq_of(machine.options.tower_id))
     ports = list(dict.fromkeys(port for port in found if port is not None))
     if not ports:
         error: StatusError = ServerUnavailable(

@@ -53,7 +53,7 @@ class Lifelines:
         if remote.activated_as is not None:
             ladder.insert(len(remote.exporter.proven), remote.activated_as)
         own = tuple(machine.own_place())
-        places = tuple(dict.fromkeys(resolver_addresses(remote.resolver)))
+        places = tuple(dict.fromkeys(resolver_addresses(remote.resolver, machine.options)))
         identities = tuple(dict.fromkeys(blanket.at_least(INTEGRITY) for blanket in ladder))
         target = PingTarget(places or own, identities, machine.options.ping_period, own)
         exporter.target = remote.resolver, remote.activated_as, list(exporter.proven), target

@@ -44,6 +44,8 @@ from oxid.errors import ConfigurationError, OxidError, TransportError, hresult
 from oxid.interfaces.remote_unknown import IRemUnknown
 from oxid.rpc.interface import spec_of
 from oxid.runtime.local_channel import Handler, LocalChannel
+from oxid.runtime.proxy_route import TUNNEL_PERIOD
+from oxid.runtime.server import tunnel_options
 from oxid.values.status import CO_E_SERVER_STOPPING
 from oxid.world import World
 
@@ -149,6 +151,7 @@ class LocalServer:
             allow_anonymous=bool(welcome.get("anonymous")),
             advertise=tuple(welcome.get("advertise") or ()),
             on_empty=self._look_whether_to_end,
+            tunnel_options=tunnel_options(float(welcome.get("tunnel_period") or TUNNEL_PERIOD)),
         )
         self._stack.push_async_callback(objects.aclose)
         self._admit(objects.exporter)
@@ -197,6 +200,8 @@ class LocalServer:
                 await objects.listen(host, port, names=names)
             else:
                 await objects.listen(host, dynamic, names=names, avoid=avoid)
+        if welcome.get("tunnel_period"):
+            await objects.listen(host, dynamic, names=names, avoid=avoid, protseq="ncacn_http")
 
     # The link -----------------------------------------------------------------------------------------
 

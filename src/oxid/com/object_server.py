@@ -32,7 +32,8 @@ from oxid.interfaces.unknown import IUnknown
 from oxid.rpc.calls import ServerCall
 from oxid.rpc.interface import InterfaceSpec, spec_of
 from oxid.runtime.server import Endpoint, RpcServer
-from oxid.values.bindings import NCACN_IP_TCP, DcomBinding, DualStringArray, SecurityBinding
+from oxid.tunnel.options import TunnelOptions
+from oxid.values.bindings import DcomBinding, DualStringArray, SecurityBinding, tower_id_of
 from oxid.world import World
 
 log = logging.getLogger("oxid.com.objects")
@@ -56,14 +57,15 @@ class ObjectServer:
         access: Callable[[ServerCall], bool] | None = None,
         advertise: tuple[str, ...] = (),
         on_empty: Callable[[], None] | None = None,
+        tunnel_options: TunnelOptions | None = None,
     ) -> None:
         """`access` judges callers beyond their level; `advertise` replaces the addresses listened on in what
-        clients are told; `on_empty` hears when the last object is gone."""
+        clients are told; `on_empty` hears when the last object is gone; `tunnel_options` as of `RpcServer`."""
         self.world = world
         self.advertise = advertise
         self._authenticator = authenticator
         self._bindings: DualStringArray | None = None
-        self.server = RpcServer(world, authenticator=authenticator)
+        self.server = RpcServer(world, authenticator=authenticator, tunnel_options=tunnel_options)
         self._served: set[UUID] = set()
         self.exporter = Exporter(
             world,
@@ -136,10 +138,11 @@ class ObjectServer:
         *,
         names: tuple[str, ...] = (),
         avoid: Collection[int] = (),
+        protseq: str = "ncacn_ip_tcp",
     ) -> Endpoint:
-        """Listen on an address; `names` are told to clients for it, `avoid` of a range are not taken.
-        Raises ConfigurationError."""
-        endpoint = await self.server.listen(host, port, avoid=avoid)
+        """Listen on an address; `names` are told to clients for it, `avoid` of a range are not taken; `protseq` as
+        `RpcServer.listen`. Raises ConfigurationError."""
+        endpoint = await self.server.listen(host, port, avoid=avoid, protseq=protseq)
         self.endpoints.append(endpoint)
         self._names[endpoint.host] = names or (host,)
         self._bindings = None
@@ -155,7 +158,7 @@ class ObjectServer:
         if self._bindings is None:
             self._bindings = DualStringArray(
                 tuple(
-                    DcomBinding(NCACN_IP_TCP, name, str(endpoint.port))
+                    DcomBinding(tower_id_of(endpoint.protseq), name, str(endpoint.port))
                     for endpoint in self.endpoints
                     for name in self.advertise or self._names[endpoint.host]
                 ),

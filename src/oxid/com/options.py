@@ -12,6 +12,9 @@ from oxid.auth.accounts import AccountStore
 from oxid.auth.context import AuthLevel, AuthType, Impersonation
 from oxid.auth.credentials import Anonymous, Credentials, Keytab, Ticket
 from oxid.errors import ConfigurationError, hresult
+from oxid.runtime.proxy_route import RESOLVER_PORT as PROXIED_RESOLVER_PORT
+from oxid.runtime.proxy_route import ProxyRoute
+from oxid.values.bindings import NCACN_HTTP, NCACN_IP_TCP
 from oxid.values.status import E_INVALIDARG
 
 RESOLVER_PORT: Final = 135
@@ -199,8 +202,23 @@ class ClientOptions:
     """Where the machine's agent is found; empty for `OXID_AGENT_SOCKET`, or the usual place."""
     callbacks: CallbackOptions = CallbackOptions()
     """For objects of this process that servers call."""
+    proxy: ProxyRoute | None = None
+    """The RPC proxy through which every call travels; None for TCP. The port is then 593 unless another one is named,
+    and this process pings for itself: the machine's agent does not know the way."""
+
+    @property
+    def tower_id(self) -> int:
+        """The protocol of the bindings by which servers are reached."""
+        return NCACN_IP_TCP if self.proxy is None else NCACN_HTTP
+
+    @property
+    def usual_port(self) -> int:
+        """Where a resolver listens whose bindings name no port."""
+        return RESOLVER_PORT if self.proxy is None else PROXIED_RESOLVER_PORT
 
     def __post_init__(self) -> None:
+        if self.proxy is not None and self.port == RESOLVER_PORT:
+            object.__setattr__(self, "port", PROXIED_RESOLVER_PORT)
         self.capabilities.check()
         if self.agent not in AGENTS:
             raise ConfigurationError(f"agent {self.agent!r}: {', '.join(AGENTS)} were expected")

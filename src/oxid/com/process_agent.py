@@ -158,6 +158,8 @@ class ProcessAgent:
     def _may_join(self) -> bool:
         # Invented time is known to nobody outside, unless somebody sees to that.
         agent = self._options.agent
+        if self._options.proxy is not None:
+            return False  # the way through a proxy, and who we are to it, are ours
         return agent == "machine" or (agent == "auto" and isinstance(self._world.clock, SystemClock))
 
     def _join_later(self) -> None:
@@ -315,6 +317,10 @@ class ProcessAgent:
         """The exporter of this process for callbacks, reachable at one of our addresses. Raises OxidError."""
         found = self._exporters.get(callbacks)
         if found is None:
+            if self._options.proxy is not None:
+                raise NotSupported(
+                    "servers cannot call back through an RPC proxy: pass objects over a connection without one"
+                )
             if not self._may_join:
                 raise NotSupported(
                     "objects of this process can be passed to servers through the machine's agent, which this "
@@ -352,7 +358,7 @@ _agents: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, _Shared]]]
 async def process_agent(world: World, options: ClientOptions) -> AsyncIterator[ProcessAgent]:
     """The agent of the running loop, started by its first user and ended with its last."""
     of_loop = _agents.setdefault(asyncio.get_running_loop(), {})
-    key = world, options.ping_period, options.agent, options.agent_socket
+    key = world, options.ping_period, options.agent, options.agent_socket, options.proxy
     shared = of_loop.get(key)
     if shared is None:
         shared = of_loop[key] = _Shared(ProcessAgent(world, options))

@@ -212,11 +212,12 @@ class RemoteExporter:
         return f"<RemoteExporter {self.oxid:016x} {len(self.objects)} objects>"
 
 
-def tcp_addresses(bindings: DualStringArray) -> list[tuple[str, int | None]]:
-    """Host and port of each TCP binding; None where it names no port. What cannot be an address is left out."""
+def addresses_of(bindings: DualStringArray, tower_id: int = NCACN_IP_TCP) -> list[tuple[str, int | None]]:
+    """Host and port of each binding of a protocol; None where it names no port. What cannot be an address is left
+    out."""
     found: list[tuple[str, int | None]] = []
     for binding in bindings.strings:
-        if binding.tower_id != NCACN_IP_TCP or not binding.host:
+        if binding.tower_id != tower_id or not binding.host:
             continue
         if not binding.endpoint:
             found.append((binding.host, None))

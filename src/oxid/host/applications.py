@@ -76,6 +76,7 @@ class Applications:
             access=self._access_check(app),
             advertise=options.advertise,
             on_empty=self._look_for_drained,
+            tunnel_options=host.tunnel_options,
         )
         host.service.resolver.add_exporter(
             DualStringArray(),
@@ -105,11 +106,23 @@ class Applications:
         for address in host.hosts:
             endpoint = await self.main.listen(address, wanted, avoid=static_ports(options.registry))
             self.main.rename(endpoint, await host.look_up_names(endpoint.host))
+        await self._listen_for_proxies(self.main)
         self.main.exporter.importer = importer
         for offered in host.interfaces:
             self.main.serve_plain(offered.spec, offered.implementation, anonymous=options.insecure_anonymous)
         self._published(self.main)
         await self.reload(options.registry, starting=True)
+
+    async def _listen_for_proxies(self, objects: ObjectServer) -> None:
+        """Each exporter has a port of its own for clients that come through an RPC proxy."""
+        if self._host.options.ncacn_http is None:
+            return
+        ports = self._host.options.exporter_ports
+        wanted = (ports.low, ports.high) if ports is not None else 0
+        avoid = static_ports(self._host.options.registry)
+        for address in self._host.hosts:
+            endpoint = await objects.listen(address, wanted, avoid=avoid, protseq="ncacn_http")
+            objects.rename(endpoint, await self._host.look_up_names(endpoint.host))
 
     def _published(self, objects: ObjectServer) -> None:
         self._host.service.resolver.update_bindings(objects.exporter.oxid, objects.bindings())
@@ -138,6 +151,7 @@ class Applications:
                     )
                     lease = self._host.mapper.register(row, owner=objects.exporter.oxid)
                     self._leases[objects].append(lease)
+            await self._listen_for_proxies(objects)
         except BaseException:
             await self._close(objects)
             raise
@@ -338,6 +352,7 @@ class Applications:
             "ports": [endpoint.port for endpoint in app.endpoints],
             "avoid": sorted(static_ports(host.launcher.registry)),
             "range": [ports.low, ports.high] if ports is not None else None,
+            "tunnel_period": None if options.ncacn_http is None else options.tunnel_period,
             "identity": credentials_to_json(identity),
             "apartment": [str(clsid) for clsid in host.activator.registry.in_apartment()],
         }

@@ -34,13 +34,22 @@ from oxid.com.options import CallbackOptions, ClientOptions
 from oxid.com.permissions import ANYBODY, MachinePermissions
 from oxid.com.ping_agent import PingAgent
 from oxid.com.pinging import Pinger
-from oxid.config import DEFAULT_RPC_PORT, FALLBACK_RPC_PORT, Address, HostOptions
+from oxid.config import (
+    DEFAULT_NCACN_HTTP_PORT,
+    DEFAULT_RPC_PORT,
+    FALLBACK_NCACN_HTTP_PORT,
+    FALLBACK_RPC_PORT,
+    Address,
+    HostOptions,
+)
 from oxid.errors import ConfigurationError
 from oxid.host.activation import HostActivator, subject
 from oxid.host.applications import Applications
 from oxid.host.calls import caller, handles, local_address
 from oxid.host.explain import explain
+from oxid.host.memory import MemoryWatch
 from oxid.host.plain import PlainInterface
+from oxid.host.web import WebPart
 from oxid.interfaces.activation import IActivation, IRemoteSCMActivator
 from oxid.interfaces.endpoint_map import IEndpointMap
 from oxid.interfaces.management import IManagement
@@ -55,7 +64,7 @@ from oxid.rpcss.service import EndpointMapService
 from oxid.runtime.control import Handler as ControlHandler
 from oxid.runtime.control import open_control
 from oxid.runtime.local_channel import open_listener
-from oxid.runtime.server import Endpoint, RpcServer
+from oxid.runtime.server import Endpoint, RpcServer, tunnel_options
 from oxid.values.bindings import DualStringArray
 from oxid.world import World
 
@@ -102,6 +111,8 @@ class Host:
         self.credentials = credentials
         self._stack = AsyncExitStack()
         self._rpc_endpoints: list[Endpoint] = []
+        self._proxied_endpoints: list[Endpoint] = []
+        self.tunnel_options = tunnel_options(options.tunnel_period)
         self._names: dict[str, tuple[str, ...]] = {}
         """What clients are told for each address listened on; looked up once, since every reference says it."""
         self.accounts = FileAccountStore(options.accounts_file)
@@ -171,16 +182,22 @@ class Host:
         following = self.connect("", credentials=self.credentials, probe=False)
         self.importer = await self._stack.enter_async_context(following)
         # What calls bring and grant goes back through exporters and importer: the servers end before them.
-        self.rpc_server = RpcServer(world, authenticator=self.authenticator)
+        self.rpc_server = RpcServer(
+            world, authenticator=self.authenticator, tunnel_options=self.tunnel_options
+        )
         self._stack.push_async_callback(self._close_servers)
         self._register_services()
         await self.applications.open(self.importer)
         await self._listen()
         self._enter_into_endpoint_mapper()
+        self.web = WebPart(self)
+        self._stack.push_async_callback(self.web.aclose)
+        await self.web.start()
         control: dict[str, ControlHandler] = {
             "status": self._status,
             "object": self._object,
             "reload": self._asked_to_reload,
+            "memory": MemoryWatch(self.web.statistics).answer,
         }
         await self._stack.enter_async_context(open_control(options.control_socket, control))
         await self._open_local_channels()
@@ -211,7 +228,8 @@ class Host:
 
     def _enter_into_endpoint_mapper(self) -> None:
         """What clients may look for by interface. Objects are found through their OXID instead."""
-        here, there = self._rpc_endpoints, self.applications.main.endpoints
+        here = [*self._rpc_endpoints, *self._proxied_endpoints]
+        there = self.applications.main.endpoints
         rows = [(spec_of(IEndpointMap), e, "endpoint mapper") for e in here]
         rows += [(spec_of(IManagement), e, "management") for e in (*here, *there)]
         rows += [(offered.spec, e, offered.annotation) for offered in self.interfaces for e in there]
@@ -238,7 +256,12 @@ class Host:
                 self._rpc_endpoints.append(await self.rpc_server.listen(address.host, address.port))
         else:
             self._rpc_endpoints.append(await self._listen_by_default())
-        for endpoint in self._rpc_endpoints:
+        for address in self.options.ncacn_http or ():
+            bound = await self.rpc_server.listen(address.host, address.port, protseq="ncacn_http")
+            self._proxied_endpoints.append(bound)
+        if self.options.ncacn_http == ():
+            self._proxied_endpoints.append(await self._listen_for_proxies_by_default())
+        for endpoint in (*self._rpc_endpoints, *self._proxied_endpoints):
             await self.look_up_names(endpoint.host)
             self.service.listens(endpoint)
 
@@ -254,6 +277,16 @@ class Host:
         except ConfigurationError as error:
             log.warning("%s; listening on port %d instead", error, FALLBACK_RPC_PORT)
             return await self.rpc_server.listen("127.0.0.1", FALLBACK_RPC_PORT)
+
+    async def _listen_for_proxies_by_default(self) -> Endpoint:
+        """On the well-known port, else on the other one, else on any: nobody asked for one."""
+        host = self.hosts[0]
+        for port in (DEFAULT_NCACN_HTTP_PORT, FALLBACK_NCACN_HTTP_PORT):
+            try:
+                return await self.rpc_server.listen(host, port, protseq="ncacn_http")
+            except ConfigurationError as error:
+                log.info("%s; listening for RPC proxies on another port", error)
+        return await self.rpc_server.listen(host, 0, protseq="ncacn_http")
 
     async def _listen_for_callbacks(self, host: str, port: int, keytab: Any) -> Endpoint:
         """A client of this machine needs the resolver at an address where nobody listens yet."""
@@ -290,7 +323,10 @@ class Host:
     def ready(self) -> list[tuple[str, str]]:
         """The parts of the ready line, in order."""
         rpc = [("rpc", str(Address(e.host, e.port))) for e in self._rpc_endpoints]
-        return [*rpc, ("state", str(self.options.state))]
+        proxied = [("ncacn_http", str(Address(e.host, e.port))) for e in self._proxied_endpoints]
+        web = [("http", str(Address(e.host, e.port))) for e in self.web.http]
+        web += [("https", str(Address(e.host, e.port))) for e in self.web.https]
+        return [*rpc, *proxied, *web, ("state", str(self.options.state))]
 
     def resolver_bindings(self) -> DualStringArray:
         """Where the resolver listens: what goes into every OBJREF."""
@@ -355,10 +391,11 @@ class Host:
         """
         for changed in fields(options):
             name = changed.name
-            if name == "registry" or name.startswith("log_"):
+            if name in ("registry", "sites", "rpc_proxy") or name.startswith("log_"):
                 continue
             if getattr(options, name) != getattr(self.options, name):
                 log.warning("--%s takes effect after a restart", name.replace("_", "-"))
+        await self.web.apply(options)
         await self.applications.reload(options.registry)
         self._admit(self.applications.users(strict=False))
 

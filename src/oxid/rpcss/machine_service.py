@@ -34,13 +34,15 @@ from oxid.rpcss.service import ObjectExporterService
 from oxid.rpcss.session import Session
 from oxid.runtime.local_channel import LocalChannel, Peer
 from oxid.runtime.server import Endpoint, RpcServer
-from oxid.values.bindings import NCACN_IP_TCP, DcomBinding, DualStringArray, SecurityBinding
+from oxid.values.bindings import DcomBinding, DualStringArray, SecurityBinding, tower_id_of
 from oxid.values.status import ERROR_ACCESS_DENIED, Win32
 from oxid.world import World
 
 log = logging.getLogger("oxid.rpcss")
 
 RESOLVER_PORT: Final = 135
+PROXIED_PORT: Final = 593
+TCP: Final = "ncacn_ip_tcp"
 
 
 class LocalExporter(Protocol):
@@ -148,7 +150,7 @@ class MachineService:
     async def listen(self, host: str, port: int, keytab: Any) -> Endpoint:
         """An endpoint for callbacks at this address, opened where there is none. Raises ConfigurationError."""
         for endpoint in self.endpoints:
-            if endpoint.host == host and port in (0, endpoint.port):
+            if (endpoint.protseq, endpoint.host) == (TCP, host) and port in (0, endpoint.port):
                 return endpoint
         if self._listen is None:
             raise AccessDenied(Win32(ERROR_ACCESS_DENIED), "this resolver listens where it was told to")
@@ -300,4 +302,6 @@ class _Accepted(LocalChannel):
 
 
 def _binding(name: str, endpoint: Endpoint) -> DcomBinding:
-    return DcomBinding(NCACN_IP_TCP, name, "" if endpoint.port == RESOLVER_PORT else str(endpoint.port))
+    usual = PROXIED_PORT if endpoint.protseq == "ncacn_http" else RESOLVER_PORT
+    port = "" if endpoint.port == usual else str(endpoint.port)
+    return DcomBinding(tower_id_of(endpoint.protseq), name, port)

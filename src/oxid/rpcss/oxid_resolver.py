@@ -203,6 +203,10 @@ class OxidResolver:
     def resolve(self, oxid: int) -> OxidEntry | None:
         return self._exporters.get(oxid)
 
+    def all_bindings(self) -> list[DualStringArray]:
+        """Where the exporters listen."""
+        return [entry.bindings for entry in self._exporters.values()]
+
     def exporter_of(self, oid: int) -> OxidEntry | None:
         """The exporter of a live object."""
         slot = self._find(oid)

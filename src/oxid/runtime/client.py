@@ -47,7 +47,9 @@ from oxid.runtime import forks
 from oxid.runtime.deadlines import DeadlineDriver
 from oxid.runtime.dispatch import Threads
 from oxid.runtime.proxy import proxy_class
+from oxid.runtime.proxy_route import ProxyRoute
 from oxid.runtime.tcp import face_of, transport_error, vector_writer
+from oxid.runtime.tunnel_client import open_tunnel
 from oxid.values import status as s
 from oxid.values.status import RPC_S_SEC_PKG_ERROR, Win32
 from oxid.world import World
@@ -452,6 +454,7 @@ async def connect(
     identify: bool = False,
     delegate: bool = False,
     threads: Threads | None = None,
+    proxy: ProxyRoute | None = None,
 ) -> RpcConnection:
     """Make a connection; whoever calls closes it with `aclose`. See `open_connection`."""
     loop = asyncio.get_running_loop()
@@ -493,7 +496,19 @@ async def connect(
 
     try:
         async with asyncio.timeout(timeout):
-            await loop.create_connection(face, host, port)
+            if proxy is None:
+                await loop.create_connection(face, host, port)
+            else:
+                connection = make()
+                await open_tunnel(
+                    proxy,
+                    host,
+                    port,
+                    connection,
+                    world=world,
+                    threads=threads or _threads,
+                    timeout=timeout,
+                )
     except (OSError, TimeoutError) as error:
         if security is not None:
             security.context.close()
@@ -516,7 +531,8 @@ async def open_connection(host: str, port: int, **options: Any) -> AsyncIterator
 
     Options as of `connect`: `world`; `credentials` with `level` (default privacy), `auth_type` (default
     SPNEGO) and `target` (the service's principal name); `timeout` in seconds for connecting; `call_timeout`
-    for every call, accurate to an eighth; `large_fragments` between two oxid ends.
+    for every call, accurate to an eighth; `large_fragments` between two oxid ends; `proxy`, the way through an RPC
+    proxy.
     Raises TransportError.
     """
     connection = await connect(host, port, **options)

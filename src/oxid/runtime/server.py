@@ -33,15 +33,24 @@ from oxid.runtime import forks
 from oxid.runtime.deadlines import DeadlineDriver
 from oxid.runtime.dispatch import Threads, handler_for
 from oxid.runtime.management import Management
+from oxid.runtime.near import nearby
 from oxid.runtime.tcp import face_of, vector_writer
+from oxid.tunnel.options import TunnelOptions
 from oxid.world import World
 
 log: Final = logging.getLogger("oxid.rpc.server")
 
 KEEPALIVE_S: Final = 120
 """Seconds of silence after which the kernel asks whether a client is still there; it asks eight times."""
+MAX_WINDOW: Final = 256 * 1024
+"""Bytes that a proxy may send ahead: the most that a window may be. [MS-RPCH] 2.2.3.5.1"""
 SMALL: Final = 512
 """Bytes of a first reply below which what is ready together is joined before it is written."""
+
+
+def tunnel_options(period: float) -> TunnelOptions:
+    """How servers run tunnels: the largest windows, every timer scaled by `period` seconds."""
+    return TunnelOptions(period=period, receive_window=MAX_WINDOW)
 
 
 class Endpoint(NamedTuple):
@@ -58,7 +67,7 @@ class Endpoint(NamedTuple):
 class TcpServerConnection(ServerConnection):
     """A server connection with its transport."""
 
-    __slots__ = ("seen_call_id", "server", "transport")
+    __slots__ = ("client_host", "seen_call_id", "server", "transport")
 
     data_received = ServerConnection.receive
 
@@ -67,6 +76,8 @@ class TcpServerConnection(ServerConnection):
         super().__init__(server.core, None, None, secondary_address)
         self.server = server
         self.transport: Any = None
+        self.client_host = ""
+        """Of the client, or of the proxy that stands between."""
         self.seen_call_id = -2
 
     def connection_made(self, transport: Any) -> None:
@@ -178,7 +189,9 @@ class RpcServer:
         authenticator: Acceptors | None = None,
         threads: int = 32,
         management: bool = True,
+        tunnel_options: TunnelOptions | None = None,
     ) -> None:
+        """`threads`: the most that run methods which block. `tunnel_options` are for listeners of ncacn_http."""
         self.world = world
         self.limits = limits or Limits()
         self.core = ServerCore(world, self.limits, authenticator)
@@ -198,6 +211,9 @@ class RpcServer:
         self._closing = False
         self._empty: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._tunnel_options = tunnel_options or TunnelOptions(receive_window=MAX_WINDOW)
+        self._proxied: Any = None
+        """The connections of RPC proxies, once there is a listener for them."""
         if management:
             self.register(IManagement, Management(self.core))
 
@@ -251,11 +267,17 @@ class RpcServer:
     # Listening ----------------------------------------------------------------------------------------
 
     async def listen(
-        self, host: str, port: int | tuple[int, int] = 0, *, avoid: Collection[int] = ()
+        self,
+        host: str,
+        port: int | tuple[int, int] = 0,
+        *,
+        avoid: Collection[int] = (),
+        protseq: str = "ncacn_ip_tcp",
     ) -> Endpoint:
         """Accept connections; `port` may be a range, of which the first free one is taken that is not in `avoid`.
 
-        Raises ConfigurationError where the address cannot be bound.
+        `protseq` "ncacn_http" is for RPC proxies, and for clients that know the port. Raises ConfigurationError where
+        the address cannot be bound.
         """
         low, high = (port, port) if isinstance(port, int) else port
         loop = self.loop
@@ -268,7 +290,7 @@ class RpcServer:
             address = _SecondaryAddress()
             try:
                 listener = await loop.create_server(
-                    partial(self._face, address),
+                    partial(self._face if protseq == "ncacn_ip_tcp" else self._proxied_face, address),
                     host,
                     candidate,
                     backlog=1024,
@@ -277,11 +299,13 @@ class RpcServer:
                 last = error
                 continue
             bound = listener.sockets[0].getsockname()
-            endpoint = Endpoint(bound[0], bound[1])
+            endpoint = Endpoint(bound[0], bound[1], protseq)
             address.value = b"%d\0" % endpoint.port
             self._listeners.append(listener)
             forks.watch(self)
             self.endpoints.append(endpoint)
+            if protseq != "ncacn_ip_tcp":
+                nearby(loop).offer(endpoint.host, endpoint.port, partial(self._proxied_face, address))
             self.world.ledger.endpoint.enter()
             return endpoint
         where = f"{host}:{low}" if low == high else f"{host}:{low}-{high}"
@@ -291,13 +315,26 @@ class RpcServer:
     def _face(self, address: _SecondaryAddress) -> Any:
         return face_of(TcpServerConnection(self, address.value), self.loop)
 
+    def _proxied_face(self, address: _SecondaryAddress) -> Any:
+        if self._proxied is None:
+            from oxid.runtime.proxied_server import ProxiedConnections  # few servers have proxies
+
+            self._proxied = ProxiedConnections(self, self._tunnel_options)
+        return self._proxied.face(address)
+
+    def tunnelled(self, secondary_address: bytes) -> TcpServerConnection:
+        """A connection that came over HTTP; `connection_made` is called by whoever asked for it."""
+        return TcpServerConnection(self, secondary_address)
+
     def descriptors(self) -> list[int]:
         """The sockets of its listeners and connections, for children that must not have them."""
         found = [listening.fileno() for listener in self._listeners for listening in listener.sockets]
         for connection in self.connections:
-            transport = connection.transport
-            if transport is not None:
-                found.append(transport.get_extra_info("socket").fileno())
+            link = None if connection.transport is None else connection.transport.get_extra_info("socket")
+            if link is not None:
+                found.append(link.fileno())
+        if self._proxied is not None:
+            found += self._proxied.descriptors()
         return found
 
     def after_fork(self) -> None:
@@ -313,7 +350,12 @@ class RpcServer:
         for listener in listeners:
             listener.close()
             self.world.ledger.endpoint.leave()
+        for endpoint in self.endpoints:
+            if endpoint.protseq != "ncacn_ip_tcp":
+                nearby(self.loop).withdraw(endpoint.host, endpoint.port)
         self.endpoints.clear()
+        if self._proxied is not None:
+            await self._proxied.aclose()
         for connection in list(self.connections):
             if connection.transport is not None:
                 connection.transport.abort()
@@ -340,7 +382,9 @@ class RpcServer:
         count = self._addresses.get(host, 0)
         limits = self.limits
         connection.peer = peer[:2] if isinstance(peer, tuple) else peer
-        connection.identity = host
+        connection.client_host = host
+        group = transport.get_extra_info("association_group")
+        connection.identity = host if group is None else ("ncacn_http", group)
         self.connections.add(connection)
         self._addresses[host] = count + 1
         if (
@@ -369,8 +413,7 @@ class RpcServer:
         self.connections.discard(connection)
         self._unbound.pop(connection, None)
         self.fragments.pop(connection, None)
-        host = connection.identity
-        assert isinstance(host, str)
+        host = connection.client_host
         count = self._addresses.get(host, 0) - 1
         if count > 0:
             self._addresses[host] = count
@@ -457,6 +500,8 @@ class RpcServer:
 
 def _look_for_the_vanished(link: Any) -> None:
     """A machine that vanished says nothing, and its connection stays: let the kernel ask whether it is there."""
+    if link is None:
+        return  # a tunnel has its own ways
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S // 4)

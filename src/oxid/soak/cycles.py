@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, Final
 
 from oxid.com.machine import Machine, connect
-from oxid.com.references import tcp_addresses
+from oxid.com.references import addresses_of
 from oxid.errors import OxidError
 from oxid.rpc.interface import spec_of
 from oxid.soak import processes
@@ -176,7 +176,7 @@ class Cycles:
         self.activations += 1
         self._checks.held("activate")
         addresses = [e.address for e in machine.exporters() if e.oxid == proxy.oxid and e.address is not None]
-        ports = {port for address in addresses for _, port in tcp_addresses(address.bindings)}
+        ports = {port for address in addresses for _, port in addresses_of(address.bindings)}
         self._checks.check(
             "port", [f"it is served from {ports}"] if ports != {self._stage.static_port} else []
         )

@@ -199,6 +199,7 @@ def _host(stage: Stage) -> Program:
     words = ["serve", "--state", str(stage.state), "--config", str(stage.directory / "oxid.toml")]
     words += ["--rpc", f"{HERE}:0", "--advertise", stage.relayed, "--ping-period", f"{stage.times.period:g}"]
     words += ["--exporter-ports", f"{stage.ports[0]}-{stage.ports[-1]}", "--log-file", str(stage.log)]
+    words += ["--ncacn-http", "off", "--http", "off"]
     words += ["--identity", str(stage.directory / "identity"), "--insecure-anonymous"]
     return Program(_leashed(stage, stage.errors.name, words), stage.environment())
 

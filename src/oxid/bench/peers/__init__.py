@@ -14,6 +14,7 @@ NEEDS: Final = {
     "rpyc_peer": ("rpyc",),
     "grpc_peer": ("grpc", "google.protobuf"),
     "impacket_peer": ("impacket",),
+    "uvicorn_peer": ("uvicorn", "httptools", "uvloop"),
 }
 """Module here -> what it imports."""
 

@@ -1,0 +1,155 @@
+"""The numbers of ISAPI: statuses, flags, support functions and the errors they end with. isapi.md §2 to §4
+
+Names keep Microsoft's spelling without the prefix that all of a group share: HSE_REQ_SEND_URL is `Request.SEND_URL`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+# What HttpExtensionProc returns, and DONE_WITH_SESSION is given ---------------------------------------------
+
+HSE_STATUS_SUCCESS: Final = 1
+HSE_STATUS_SUCCESS_AND_KEEP_CONN: Final = 2
+HSE_STATUS_PENDING: Final = 3
+HSE_STATUS_ERROR: Final = 4
+
+TERM_ADVISORY_UNLOAD: Final = 1
+TERM_MUST_UNLOAD: Final = 2
+
+# Flags of I/O -----------------------------------------------------------------------------------------------
+
+IO_SYNC: Final = 0x1
+IO_ASYNC: Final = 0x2
+IO_DISCONNECT_AFTER_SEND: Final = 0x4
+IO_SEND_HEADERS: Final = 0x8
+IO_FINAL_SEND: Final = 0x10
+IO_CACHE_RESPONSE: Final = 0x20
+IO_TRY_SKIP_CUSTOM_ERRORS: Final = 0x40
+IO_NODELAY: Final = 0x1000
+
+EXEC_URL_NO_HEADERS: Final = 0x02
+EXEC_URL_IGNORE_CURRENT_INTERCEPTOR: Final = 0x04
+EXEC_URL_IGNORE_VALIDATION_AND_RANGE: Final = 0x10
+EXEC_URL_DISABLE_CUSTOM_ERROR: Final = 0x20
+EXEC_URL_SSI_CMD: Final = 0x40
+EXEC_URL_CACHE_ELIGIBLE: Final = 0x80
+
+URL_READ: Final = 0x1
+URL_WRITE: Final = 0x2
+URL_EXECUTE: Final = 0x4
+URL_SSL: Final = 0x8
+URL_DONT_CACHE: Final = 0x10
+URL_NEGO_CERT: Final = 0x20
+URL_REQUIRE_CERT: Final = 0x40
+URL_MAP_CERT: Final = 0x80
+URL_SSL128: Final = 0x100
+URL_SCRIPT: Final = 0x200
+
+
+class Request(IntEnum):
+    """The functions of ServerSupportFunction. isapi.md §4"""
+
+    SEND_URL_REDIRECT_RESP = 1
+    SEND_URL = 2
+    SEND_RESPONSE_HEADER = 3
+    DONE_WITH_SESSION = 4
+    MAP_URL_TO_PATH = 1001
+    GET_SSPI_INFO = 1002
+    APPEND_LOG_PARAMETER = 1003
+    IO_COMPLETION = 1005
+    TRANSMIT_FILE = 1006
+    REFRESH_ISAPI_ACL = 1007
+    IS_KEEP_CONN = 1008
+    ASYNC_READ_CLIENT = 1010
+    GET_IMPERSONATION_TOKEN = 1011
+    MAP_URL_TO_PATH_EX = 1012
+    ABORTIVE_CLOSE = 1014
+    GET_CERT_INFO_EX = 1015
+    SEND_RESPONSE_HEADER_EX = 1016
+    CLOSE_CONNECTION = 1017
+    IS_CONNECTED = 1018
+    MAP_UNICODE_URL_TO_PATH = 1023
+    MAP_UNICODE_URL_TO_PATH_EX = 1024
+    EXEC_UNICODE_URL = 1025
+    EXEC_URL = 1026
+    GET_EXEC_URL_STATUS = 1027
+    SEND_CUSTOM_ERROR = 1028
+    IS_IN_PROCESS = 1030
+    REPORT_UNHEALTHY = 1032
+    NORMALIZE_URL = 1033
+    VECTOR_SEND = 1037
+    GET_ANONYMOUS_TOKEN = 1038
+    GET_CACHE_INVALIDATION_CALLBACK = 1040
+    GET_UNICODE_ANONYMOUS_TOKEN = 1041
+    GET_TRACE_INFO = 1042
+    SET_FLUSH_FLAG = 1043
+    GET_TRACE_INFO_EX = 1044
+    RAISE_TRACE_EVENT = 1045
+    GET_CONFIG_OBJECT = 1046
+    GET_WORKER_PROCESS_SETTINGS = 1047
+    GET_PROTOCOL_MANAGER_CUSTOM_INTERFACE_CALLBACK = 1048
+    CANCEL_IO = 1049
+    GET_CHANNEL_BINDING_TOKEN = 1050
+
+
+# How an application is isolated (AppIsolated; IS_IN_PROCESS answers the same numbers) -----------------------------
+
+IN_PROCESS: Final = 0
+OWN_PROCESS: Final = 1
+POOLED_PROCESS: Final = 2
+
+# Windows error codes of the functions -------------------------------------------------------------------------
+
+ERROR_FILE_NOT_FOUND: Final = 2
+ERROR_PATH_NOT_FOUND: Final = 3
+ERROR_ACCESS_DENIED: Final = 5
+ERROR_INVALID_HANDLE: Final = 6
+ERROR_NOT_ENOUGH_MEMORY: Final = 8
+ERROR_INVALID_DATA: Final = 13
+ERROR_NOT_SUPPORTED: Final = 50
+ERROR_NETNAME_DELETED: Final = 64
+ERROR_INVALID_PARAMETER: Final = 87
+ERROR_INSUFFICIENT_BUFFER: Final = 122
+ERROR_INVALID_NAME: Final = 123
+ERROR_OPERATION_ABORTED: Final = 995
+ERROR_IO_PENDING: Final = 997
+ERROR_NO_TOKEN: Final = 1008
+ERROR_INVALID_FLAGS: Final = 1004
+ERROR_CALL_NOT_IMPLEMENTED: Final = 120
+ERROR_INVALID_INDEX: Final = 1413
+WSAEINVAL: Final = 10022
+WSAECONNRESET: Final = 10054
+SEC_E_NO_CREDENTIALS: Final = 0x8009_030E
+
+UNKNOWN_LENGTH: Final = 0xFFFF_FFFF
+"""cbTotalBytes where the length of the body is not known, or is 4 GiB - 1 and more."""
+READ_AHEAD: Final = 49152
+"""Bytes of the body that are given with the control block: UploadReadAheadSize."""
+
+# Notifications of filters. isapi.md §9 -----------------------------------------------------------------------
+
+SF_NOTIFY_SECURE_PORT: Final = 0x0000_0001
+SF_NOTIFY_NONSECURE_PORT: Final = 0x0000_0002
+SF_NOTIFY_SEND_RESPONSE: Final = 0x0000_0040
+SF_NOTIFY_END_OF_REQUEST: Final = 0x0000_0080
+SF_NOTIFY_END_OF_NET_SESSION: Final = 0x0000_0100
+SF_NOTIFY_LOG: Final = 0x0000_0200
+SF_NOTIFY_SEND_RAW_DATA: Final = 0x0000_0400
+SF_NOTIFY_ACCESS_DENIED: Final = 0x0000_0800
+SF_NOTIFY_URL_MAP: Final = 0x0000_1000
+SF_NOTIFY_AUTHENTICATION: Final = 0x0000_2000
+SF_NOTIFY_PREPROC_HEADERS: Final = 0x0000_4000
+SF_NOTIFY_READ_RAW_DATA: Final = 0x0000_8000
+SF_NOTIFY_AUTH_COMPLETE: Final = 0x0400_0000
+SF_NOTIFY_ORDER_LOW: Final = 0x0002_0000
+SF_NOTIFY_ORDER_MEDIUM: Final = 0x0004_0000
+SF_NOTIFY_ORDER_HIGH: Final = 0x0008_0000
+
+SF_STATUS_REQ_FINISHED: Final = 0x0800_0000
+SF_STATUS_REQ_FINISHED_KEEP_CONN: Final = 0x0800_0001
+SF_STATUS_REQ_NEXT_NOTIFICATION: Final = 0x0800_0002
+SF_STATUS_REQ_HANDLED_NOTIFICATION: Final = 0x0800_0003
+SF_STATUS_REQ_ERROR: Final = 0x0800_0004
+SF_STATUS_REQ_READ_NEXT: Final = 0x0800_0005
