@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from oxid.rpc.interface import interface, operation, spec_of
     from oxid.rpc.limits import Limits
     from oxid.runtime.dispatch import blocking, current_call
+    from oxid.runtime.proxy_route import ProxyRoute
     from oxid.values.status import HResult, NtStatus, RpcStatus, Win32
     from oxid.world import World
 
@@ -173,6 +174,7 @@ __all__ = [
     "Password",
     "PlainInterface",
     "ProtocolError",
+    "ProxyRoute",
     "Ref",
     "RemoteProtocolError",
     "RpcStatus",
@@ -244,6 +246,7 @@ _HOMES: Final = {
         "oxid.rpc.interface": "interface operation spec_of",
         "oxid.rpc.limits": "Limits",
         "oxid.runtime.dispatch": "blocking current_call",
+        "oxid.runtime.proxy_route": "ProxyRoute",
         "oxid.values.status": "HResult NtStatus RpcStatus Win32",
         "oxid.world": "World",
     }.items()

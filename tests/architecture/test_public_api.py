@@ -18,7 +18,7 @@ Credentials ErrorInfo EventSource F32 F64 Full Guid HRESULT HResult Host HostOpt
 I64 I8 IClassFactory IConnectionPoint IConnectionPointContainer IUnknown Impersonation
 InterfacePointer InvalidArgument Keytab Ledger Limits LocalProtocolError Machine MemoryAccountStore
 NoSuchInterface NotImplementedByPeer NotSupported NtHash NtStatus ObjectGone Octets Origin OxidError
-Password PlainInterface ProtocolError Ref RemoteProtocolError RpcStatus ServerUnavailable
+Password PlainInterface ProtocolError ProxyRoute Ref RemoteProtocolError RpcStatus ServerUnavailable
 StatusError Str Subscription Ticket TransportError U16 U32 U64 U8 Union Unique Win32 World
 __version__ acting_as blocking coclass coclass_of connect count_of current_call hresult impersonate
 implementation_of initialize_security interface operation run_local_server serve_local size_of

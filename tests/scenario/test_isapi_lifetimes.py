@@ -230,7 +230,7 @@ def test_requests_that_are_never_done_are_ended_when_their_application_is_unload
 def test_a_proc_that_waits_for_its_client_is_let_go_at_unload(serve: Serve) -> None:
     async def told(place: Place, client: Client) -> None:
         client.send("echo", method="POST", headers="Content-Length: 10\r\n")
-        while not place.live()["ecb"]:
+        while not place.world.ledger.ecb.total:
             await asyncio.sleep(0.001)
         await place.host.aclose()
         assert place.live()["ecb"] == 0

@@ -85,7 +85,7 @@ SCENARIOS = {
     ),
     "a connection that is not given back on SUCCESS": (
         "test_web_host.py::test_a_connection_that_was_kept_and_then_ends_with_success_counts_no_more[1]",
-        'wait_for(lambda: not host.live().get("http_connection"), "connections that are given back", within=5.0)',
+        'wait_for(lambda: not host.live().get("http_connection"), "all given back", within=5.0)',
     ),
     "the activator's identity is dropped": (
         "test_live_clients.py::test_who_holds_as_nobody_what_somebody_activated_may_ping_as_that_somebody",

@@ -115,9 +115,7 @@ def test_a_connection_that_was_kept_and_then_ends_with_success_counts_no_more(tm
                 assert get(there, "/isapi/x?keep") == (200, b"hello")
             assert get(there, "/isapi/x") == (200, b"hello")
             there.close()
-        wait_for(
-            lambda: not host.live().get("http_connection"), "connections that are given back", within=5.0
-        )
+        wait_for(lambda: not host.live().get("http_connection"), "all given back", within=5.0)
 
 
 def test_a_new_configuration_is_served_after_sighup_and_a_wrong_one_is_not(host):

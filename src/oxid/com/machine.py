@@ -62,6 +62,7 @@ from oxid.interfaces.class_factory import IClassFactory
 from oxid.interfaces.object_exporter import IObjectExporter
 from oxid.interfaces.unknown import IID_IUNKNOWN, IUnknown
 from oxid.rpc.interface import spec_of
+from oxid.runtime.proxy_route import ProxyRoute
 from oxid.values import status as s
 from oxid.values.bindings import DualStringArray
 from oxid.values.status import HResult
@@ -546,6 +547,7 @@ async def connect(
     credentials: Any = None,
     *,
     options: ClientOptions | None = None,
+    proxy: ProxyRoute | str | None = None,
     world: World | None = None,
     exporter: Exporter | None = None,
     agent: KeepAlive | None = None,
@@ -554,11 +556,15 @@ async def connect(
     """Reach a machine: its resolver is asked for its version at once (`probe`), so that an unreachable host fails here.
 
     `host` may name a port, as `HOST:PORT` or `[IPV6]:PORT`. `credentials` is a Password, NtHash, Ticket, Keytab or
-    Anonymous; None makes unauthenticated calls. `exporter` and `agent` are those of a host that calls others, see
+    Anonymous; None makes unauthenticated calls. `proxy` is the RPC proxy through which everything travels, by its
+    address (with the same credentials) or as a ProxyRoute. `exporter` and `agent` are those of a host that calls others, see
     `Host.connect`.
     Raises ConfigurationError, TransportError, TimeoutError, OxidError.
     """
     options, credentials = process_security.settled(options, credentials)
+    if proxy is not None:
+        route = ProxyRoute(proxy, credentials) if isinstance(proxy, str) else proxy
+        options = replace(options, proxy=route)
     host, options = _place(host, options)
     world = world or World.real()
     async with AsyncExitStack() as stack:

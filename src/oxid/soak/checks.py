@@ -9,7 +9,7 @@ A rule that is broken once is broken; the first places are kept in words, the ot
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ RULES: Final = {
     "end": "it stops with nothing live, and no process is left",
     "memory": "its memory does not grow with the cycles",
 }
-"""Name -> what it says; the order is that of the report."""
+"""Of `oxid soak rpcss`. Name -> what it says; the order is that of the report."""
 
 KEPT: Final = 10
 """Places of one rule that are told in words."""
@@ -53,8 +53,9 @@ class Rule:
 class Checks:
     """Of one soak. Times are seconds since its beginning."""
 
-    def __init__(self) -> None:
-        self.rules = {name: Rule() for name in RULES}
+    def __init__(self, rules: Mapping[str, str] = RULES) -> None:
+        self._texts = rules
+        self.rules = {name: Rule() for name in rules}
         self._began = time.monotonic()
 
     def held(self, name: str, times: int = 1) -> None:
@@ -86,7 +87,7 @@ class Checks:
         """For the report."""
         return {
             name: {
-                "rule": RULES[name],
+                "rule": self._texts[name],
                 "held": rule.held,
                 "broken": rule.broken,
                 "places": rule.places,

@@ -188,7 +188,7 @@ class RawTunnel:
     def __init__(self, place: Place, port: int) -> None:
         self.place, self.target = place, f"{HERE}:{port}"
         entropy = place.world.entropy
-        self.vc, self.in_cookie, self.out_cookie = (entropy.random_bytes(16) for _ in range(3))
+        self.vc, self.in_cookie, self.out_cookie = (entropy.token(16) for _ in range(3))
         self.inward: Wire | None = None
         self.outward: Wire | None = None
         self.wires: list[Wire] = []

@@ -277,7 +277,9 @@ def test_an_old_out_proxy_that_cannot_send_what_waits_is_let_go():
 def test_recycling_again_and_again_does_not_make_a_proxy_keep_more():
     """Every new channel has a new window: what the server has not taken must not add up."""
     window = 64 << 10
-    world = TunnelWorld(options=TunnelOptions(channel_lifetime=128 << 10, receive_window=window))
+    world = TunnelWorld(
+        options=TunnelOptions(channel_lifetime=128 << 10, receive_window=window, recycle_at=100 << 10)
+    )
     client = world.open()
     world.servers[0].duplex.pause_reading()
     for at in range(400):
