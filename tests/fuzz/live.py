@@ -286,6 +286,7 @@ class LiveHost(Host):
             wanted: int | tuple[int, int] = 0,
             *,
             avoid: Collection[int] = (),
+            protseq: str = "ncacn_ip_tcp",
         ) -> Endpoint:
             return Endpoint(host, RPC_PORT if server is self.rpc_server else OBJECT_PORT)
 

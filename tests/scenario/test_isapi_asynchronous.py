@@ -90,6 +90,9 @@ def test_a_plain_extension_answers_without_a_task() -> None:
         for _ in range(3):
             response = await client.ask("x")
             assert (response.body, response.headers["content-length"]) == (b"hello", "5")
+        await place.idle()
+        ended = {name: n for name, n in place.application.statistics().items() if name.startswith("ended_")}
+        assert sum(ended.values()) == 4
 
     story(Plain(begin), told)
 
@@ -344,7 +347,18 @@ def test_error_status_is_500_and_questions_are_answered() -> None:
     seen: dict[str, Any] = {}
 
     def begin(ecb: AsyncControlBlock) -> int:
-        for name in ("method", "path", "query", "target", "version", "wants_keep_alive", "user", "tls"):
+        for name in (
+            "method",
+            "path",
+            "query",
+            "target",
+            "version",
+            "wants_keep_alive",
+            "user",
+            "tls",
+            "script_name",
+            "path_info",
+        ):
             seen[name] = getattr(ecb, name)
         seen["host"] = ecb.header(b"host")
         seen["variable"] = ecb.server_variable("UNICODE_SERVER_NAME")
@@ -356,7 +370,7 @@ def test_error_status_is_500_and_questions_are_answered() -> None:
         assert (await client.ask("", path="/a%20b?c=1")).status == 500
         assert seen == {
             "method": "GET", "path": "/a b", "query": b"c=1", "target": b"/a%20b?c=1", "version": (1, 1),
-            "wants_keep_alive": True, "user": None, "tls": None, "host": b"h", "variable": "h",
+            "script_name": "/a b", "path_info": "/a b", "wants_keep_alive": True, "user": None, "tls": None, "host": b"h", "variable": "h",
         }  # fmt: skip
 
     story(Plain(begin), told)

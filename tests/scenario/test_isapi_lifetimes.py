@@ -273,7 +273,7 @@ def test_the_next_write_to_a_client_that_went_fails(serve: Serve) -> None:
 
 
 @pytest.mark.req("S13", "SC-31", "IS-60")
-@pytest.mark.parametrize("mode", ["fault", "badstatus", "errorstatus", "nosuchmode"])
+@pytest.mark.parametrize("mode", ["fault", "exit", "badstatus", "errorstatus", "nosuchmode"])
 def test_a_proc_that_fails_is_500_and_tells_nothing(serve: Serve, mode: str) -> None:
     async def told(place: Place, client: Client) -> None:
         response = await client.ask(mode)

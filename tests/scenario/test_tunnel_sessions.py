@@ -4,14 +4,15 @@ One host with web server, proxy and DCOM server; its clients are sockets, or our
 """
 
 import asyncio
+import json
 import re
 import socket
 import threading
 from pathlib import Path
 
 import pytest
-from tests.support.host import ADMIN, PASSWORD, OxidHost, run_oxid
 from tests.support.endpoints import wait_for
+from tests.support.host import ADMIN, PASSWORD, OxidHost, run_oxid
 from tests.support.raw_tunnel import RawTunnel, Wire, head
 
 import oxid
@@ -379,3 +380,21 @@ def test_hundreds_of_tunnels_need_no_threads(host):
         assert tunnel.rpc()
     for tunnel in tunnels:
         tunnel.close()
+
+
+@pytest.mark.req("RH-103", "RH-111")
+def test_what_goes_through_the_proxy_can_be_seen_and_no_cookie_whole(host):
+    def seen(*more):
+        done = run_oxid("tunnels", "--state", str(host.state), *more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with tunnel_to(host).establish() as tunnel:
+        rows = json.loads(seen("--json"))["sessions"]
+        assert {row["direction"] for row in rows} == {"inbound", "outbound"}
+        assert {(row["identity"], row["target"]) for row in rows} == {("admin", tunnel.target)}
+        assert tunnel.target in seen()
+        assert tunnel.vc.hex() not in seen("--json")
+    host.wait_for_rest(SETTLED_S)
+    assert "no tunnel stands" in seen()
+    assert "client closed" in seen()

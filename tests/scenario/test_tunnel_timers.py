@@ -11,13 +11,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from tests.scenario.test_tunnel_sessions import CONFIGURATION, port_of, started
 from tests.support.endpoints import resident, wait_for
-from tests.support.host import ADMIN, PASSWORD, environment
-from tests.support.raw_tunnel import RawTunnel
+from tests.support.host import ADMIN, PASSWORD, OxidHost, environment
+from tests.support.netns import NetworkNamespace
+from tests.support.raw_tunnel import RawTunnel, head
 
 import oxid
 from oxid.interfaces.management import IManagement
@@ -198,6 +199,54 @@ def test_a_server_that_falls_silent_is_given_up_by_the_client_that_waits(tmp_pat
         server.wait()
         server.stdin.close()
         server.stdout.close()
+
+
+@pytest.mark.req("SC-4", "T11")
+@pytest.mark.peer("ip", "unshare")
+@pytest.mark.parametrize("version", [2, 1])
+def test_a_server_whose_machine_is_cut_off_is_noticed_by_keep_alive(tmp_path, version):
+    """Its address leads nowhere all at once: no FIN, no RST, no answer. The client pings on and knows nothing."""
+    with NetworkNamespace() as space:
+        ip = [*space.prefix, "ip"]
+        subprocess.run([*ip, "address", "add", "10.9.9.2/32", "dev", "lo"], check=True)
+        with OxidHost(
+            rpc="10.9.9.2:0",
+            namespace=space,
+            options=["--ncacn-http", "10.9.9.2:0", "--http", "off"],
+            more_environment={"OXID_TUNNEL_PERIOD": "0.4"},
+        ) as server:
+            target = server.ready["ncacn_http"]
+            file = tmp_path / "oxid.toml"
+            file.write_text(f'{CONFIGURATION}valid_ports = "{target}"\n')
+            options = ["--config", str(file), "--ncacn-http", "off", "--http", "127.0.0.1:0"]
+            with OxidHost(
+                rpc="127.0.0.1:0",
+                namespace=space,
+                options=[*options, "--tunnel-period", "0.4"],
+            ) as host:
+                web = port_of(host, "http")
+                made = space.call(lambda: _open(web, target, version))
+                subprocess.run(
+                    [*ip, "route", "del", "local", "10.9.9.2", "dev", "lo", "table", "local"], check=True
+                )
+                began = time.monotonic()
+                while not made.wires[0].ended(0.05) and time.monotonic() < began + 15:
+                    if version == 2:
+                        with suppress(OSError):
+                            made.send(rts.PING)
+                assert time.monotonic() < began + 15
+                made.close()
+                host.wait_for_rest(SLACK)
+
+
+def _open(web, target, version):
+    made = RawTunnel(web, target)
+    if version == 2:
+        return made.establish()
+    wire = made._wire()
+    wire.send(head("RPC_CONNECT", target, None))
+    assert wire.head().startswith(b"HTTP/1.1 200 ")
+    return made
 
 
 @pytest.mark.req("RH-90")

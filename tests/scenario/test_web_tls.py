@@ -128,6 +128,32 @@ def test_the_name_chooses_certificate_and_site(run: Run, tmp_path: Path) -> None
     run(story())
 
 
+def test_a_renewed_certificate_is_shown_from_the_next_handshake_on(run: Run, tmp_path: Path) -> None:
+    async def story() -> None:
+        old = certificate(tmp_path)
+        (tmp_path / "new").mkdir()
+        new = certificate(tmp_path / "new")
+        site = SiteSettings(bindings=(Binding(tls=True),), directories=(everything("hello"),), tls=old)
+        server = WebServer(World.real(), ServerSettings((site,)))
+        server.register_handler("hello", lambda *_: hello)
+        endpoint = await server.listen("127.0.0.1", 0, secure=True)
+        async with await Client.connect(endpoint, trusting(old)) as client:
+            assert (await client.get()).status == 200
+            server.apply(ServerSettings((replace(site, tls=new),)))
+            assert (await client.get()).status == 200
+        async with await Client.connect(endpoint, trusting(new)) as client:
+            assert (await client.get()).status == 200
+        with pytest.raises(ssl.SSLError):
+            await Client.connect(endpoint, trusting(old))
+        with pytest.raises(ConfigurationError):
+            server.apply(ServerSettings((replace(site, tls=TlsSettings(tmp_path / "none.pem")),)))
+        async with await Client.connect(endpoint, trusting(new)) as client:
+            assert (await client.get()).status == 200
+        await server.aclose()
+
+    run(story())
+
+
 def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     async def story() -> None:
         server = WebServer(World.real())

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "activate": "make an object, print its identifiers, release it",
     "call": "call one method of a new object",
     "status": "live counts of a running host",
+    "tunnels": "what goes through the RPC proxy of a running host, and what its extensions keep",
     "why": "what happened to an object, and why it lives or died",
     "class": "the class registry: what serves a class, and who may use it",
     "agent": "this machine's ping agent, as a process of its own",

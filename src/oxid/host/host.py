@@ -197,6 +197,7 @@ class Host:
             "status": self._status,
             "object": self._object,
             "reload": self._asked_to_reload,
+            "tunnels": self._tunnels,
             "memory": MemoryWatch(self.web.statistics).answer,
         }
         await self._stack.enter_async_context(open_control(options.control_socket, control))
@@ -374,6 +375,9 @@ class Host:
             "activations": self.activation.refused + self.activator.refused,
         }
         return {**await self.service.counts(), "refused": refused}
+
+    async def _tunnels(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.web.tunnels()
 
     async def _object(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         return await explain(self.service, int(request["oid"]))

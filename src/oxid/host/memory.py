@@ -50,7 +50,7 @@ def objects() -> dict[str, int]:
     return {
         f"{kind.__module__}.{kind.__qualname__}": count
         for kind, count in found.items()
-        if kind.__module__.partition(".")[0] == "oxid"
+        if str(kind.__module__).partition(".")[0] == "oxid"
     }
 
 

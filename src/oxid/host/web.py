@@ -195,6 +195,16 @@ class WebPart:
         )
         return [plain, certified]
 
+    def tunnels(self) -> dict[str, Any]:
+        """The virtual connections of the proxy, what became of former ones, and requests that extensions keep."""
+        pending = [
+            {"extension": application.settings.name, "request": f"{one.conn_id:#x}", "age": one.age}
+            for application in self.isapi.applications()
+            if application.settings.name != PROXY_NAME
+            for one in application.pending()
+        ]
+        return {"sessions": self.proxy.sessions(), "proxy": self.proxy.statistics(), "pending": pending}
+
     # What can be told -------------------------------------------------------------------------------------
 
     def statistics(self) -> dict[str, Any]:

@@ -292,6 +292,7 @@ def _headers(route: ProxyRoute, length: int | None, said: str | None) -> list[tu
     headers = [("Host", route.authority), ("User-Agent", "RPC" if length is None else "MSRPC")]
     headers += [("Pragma", "No-cache"), ("Protocol", "1.1" if length is None else "1.0")]
     if length is not None:
+        headers.append(("Pragma", f"ReceiveWindow={route.receive_window}"))  # our own: see `iis.rpc_proxy`
         headers += [
             ("Cache-Control", "no-cache"),
             ("Accept", "application/rpc"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from oxid.rpc.pdu import PacketType
 from oxid.runtime.deadlines import DeadlineDriver
-from oxid.runtime.tcp import face_of, vector_writer
+from oxid.runtime.tcp import face_of, look_for_the_vanished, vector_writer
 from oxid.tunnel.options import TunnelOptions
 from oxid.tunnel.ports import Leg
 from oxid.tunnel.server import VirtualConnections
@@ -138,6 +138,8 @@ class TunnelTcp:
         if not self._owner.admit(self):
             transport.abort()
             return
+        idle = self._owner.server.tunnel_options.period
+        look_for_the_vanished(transport.get_extra_info("socket"), idle, times=4, unacknowledged=2 * idle)
         transport.write(BANNER)
 
     def _decide(self, data: bytes) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import socket
 from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -34,7 +33,7 @@ from oxid.runtime.deadlines import DeadlineDriver
 from oxid.runtime.dispatch import Threads, handler_for
 from oxid.runtime.management import Management
 from oxid.runtime.near import nearby
-from oxid.runtime.tcp import face_of, vector_writer
+from oxid.runtime.tcp import face_of, look_for_the_vanished, vector_writer
 from oxid.tunnel.options import TunnelOptions
 from oxid.world import World
 
@@ -211,7 +210,7 @@ class RpcServer:
         self._closing = False
         self._empty: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tunnel_options = tunnel_options or TunnelOptions(receive_window=MAX_WINDOW)
+        self.tunnel_options = tunnel_options or TunnelOptions(receive_window=MAX_WINDOW)
         self._proxied: Any = None
         """The connections of RPC proxies, once there is a listener for them."""
         if management:
@@ -319,7 +318,7 @@ class RpcServer:
         if self._proxied is None:
             from oxid.runtime.proxied_server import ProxiedConnections  # few servers have proxies
 
-            self._proxied = ProxiedConnections(self, self._tunnel_options)
+            self._proxied = ProxiedConnections(self, self.tunnel_options)
         return self._proxied.face(address)
 
     def tunnelled(self, secondary_address: bytes) -> TcpServerConnection:
@@ -400,7 +399,7 @@ class RpcServer:
             return
         transport.set_write_buffer_limits(high=limits.write_buffer)
         if isinstance(peer, tuple):
-            _look_for_the_vanished(transport.get_extra_info("socket"))
+            look_for_the_vanished(transport.get_extra_info("socket"), KEEPALIVE_S)
         deadline = self.world.clock.now() + limits.bind_timeout
         self._unbound[connection] = deadline
         assert self._deadlines is not None
@@ -496,16 +495,6 @@ class RpcServer:
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.endpoints)) or "nowhere"
         return f"<RpcServer on {where}, {len(self.connections)} connections>"
-
-
-def _look_for_the_vanished(link: Any) -> None:
-    """A machine that vanished says nothing, and its connection stays: let the kernel ask whether it is there."""
-    if link is None:
-        return  # a tunnel has its own ways
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S // 4)
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 8)
 
 
 class _SecondaryAddress:

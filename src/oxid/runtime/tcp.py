@@ -8,6 +8,7 @@ Either way an idle connection owns no buffer.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -81,6 +82,24 @@ def vector_writer(transport: Any, loop: asyncio.AbstractEventLoop) -> Callable[[
         write: Callable[[list[Any]], object] = transport.writelines
         return write
     return lambda buffers: transport.write(b"".join(buffers))
+
+
+def look_for_the_vanished(link: Any, idle: float, *, times: int = 8, unacknowledged: float = 0.0) -> None:
+    """A machine that vanished says nothing, and its connection stays: let the kernel ask whether it is there.
+
+    `link` is a socket, or None for what has none. After `idle` seconds of silence it asks `times` times, a quarter of
+    that apart; `unacknowledged`: seconds that bytes may wait for an acknowledgement, 0 for the system's quarter of an
+    hour.
+    """
+    if link is None:
+        return
+    whole = max(1, min(round(idle), 32767))
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, whole)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, whole // 4))
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, times)
+    if unacknowledged:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unacknowledged * 1000))
 
 
 def transport_error(host: str, port: int, error: OSError | TimeoutError) -> TransportError:

@@ -26,7 +26,7 @@ from typing import Any, Final
 from oxid.bench.process import run
 from oxid.soak import http_pages, http_tunnels
 from oxid.soak.http_tunnels import KNOWN, Act
-from oxid.soak.http_wire import Place
+from oxid.soak.http_wire import Place, Ports
 from oxid.soak.leash import tie
 
 ACTS: Final[dict[str, tuple[float, Act]]] = {**http_tunnels.ACTS, **http_pages.ACTS}
@@ -56,16 +56,15 @@ class Clients:
 
     def __init__(self, part: Part) -> None:
         self._part = part
-        self._place = Place(**part.ports, period=part.period, number=part.number)
+        self._place = Place(Ports(**part.ports), part.period, part.number)
         self._place.quiet.set()
         self._go = asyncio.Event()
         self._busy = 0
         self._resting = asyncio.Event()
         self._acts: Counter[str] = Counter()
         self._told_quiet = True
-        names = list(ACTS)
-        weights = list(accumulate(weight for weight, _ in ACTS.values()))
-        self._choose = lambda chance: names[bisect_left(weights, chance.random() * weights[-1])]
+        self._names = list(ACTS)
+        self._weights = list(accumulate(weight for weight, _ in ACTS.values()))
 
     async def work(self) -> dict[str, Any]:
         """Until standard input ends."""
@@ -111,7 +110,8 @@ class Clients:
             await self._go.wait()
             self._busy += 1
             try:
-                await self._do(self._choose(chance), chance)
+                (name,) = chance.choices(self._names, cum_weights=self._weights)
+                await self._do(name, chance)
             finally:
                 self._busy -= 1
                 if not self._busy:

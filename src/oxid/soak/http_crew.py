@@ -1,9 +1,9 @@
 """The driver's hold on the client processes of `oxid soak http`.
 
-    async with Crew(stage, checks) as crew:
-        await crew.warm_up()          every act once, and what needs many at once
-        crew.go()                     all clients act until …
-        await crew.rest()             … every one has ended what it was at
+async with Crew(stage, checks) as crew:
+    await crew.warm_up()          every act once, and what needs many at once
+    crew.go()                     all clients act until …
+    await crew.rest()             … every one has ended what it was at
 """
 
 from __future__ import annotations

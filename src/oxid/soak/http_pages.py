@@ -168,9 +168,7 @@ async def posts(place: Place, chance: random.Random) -> None:
     body = bytes(chance.randrange(1, 100_000))
     try:
         if chance.random() < 0.5:
-            wire.send(
-                ask("/app/soak?read", method="POST", more=f"Content-Length: {len(body)}\r\n") + body
-            )
+            wire.send(ask("/app/soak?read", method="POST", more=f"Content-Length: {len(body)}\r\n") + body)
         else:
             wire.send(ask("/app/soak?read", method="POST", more="Transfer-Encoding: chunked\r\n"))
             for at in range(0, len(body), 20_000):

@@ -96,7 +96,13 @@ class HttpStage:
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("OXID_")}
         agent = str(self.directory / "agent")
-        return {**kept, TOKEN: self.token, "MALLOC_ARENA_MAX": "2", "OXID_AGENT": "own", "OXID_AGENT_SOCKET": agent}
+        return {
+            **kept,
+            TOKEN: self.token,
+            "MALLOC_ARENA_MAX": "2",
+            "OXID_AGENT": "own",
+            "OXID_AGENT_SOCKET": agent,
+        }
 
     def status(self) -> dict[str, Any]:
         """`live` and `total` by kind. Raises TransportError where the host does not answer."""
@@ -200,7 +206,7 @@ def _host(stage: HttpStage) -> Program:
     for option in ("--rpc", "--ncacn-http", "--http"):
         words += [option, f"{HERE}:0"]
     words += ["--tunnel-period", f"{stage.settings.period:g}", "--log-file", str(stage.log)]
-    words += ["--insecure-anonymous"]
+    words += ["--log-level", "warning", "--insecure-anonymous"]
     leash = ["-m", "oxid.soak.leash", str(os.getpid()), str(stage.errors)]
     return Program([*leash, *words], stage.environment())
 

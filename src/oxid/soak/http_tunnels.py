@@ -101,7 +101,9 @@ def _session(which: str, version: int) -> Act:
     """Connect, bind, call, close. SC-1, T3"""
 
     async def act(place: Place, chance: random.Random) -> None:
-        port = {"resolver": place.resolver, "echo": place.echo, "far": place.far_echo}[which]
+        port = {"resolver": place.ports.resolver, "echo": place.ports.echo, "far": place.ports.far_echo}[
+            which
+        ]
         tunnel = RawTunnel(place, port) if version == 2 else RawVersion1(place, port)
         try:
             await tunnel.establish()
@@ -115,7 +117,7 @@ def _session(which: str, version: int) -> Act:
 
 def _route(place: Place, version: int = 2, **more: Any) -> ProxyRoute:
     who = Password(USER, PASSWORD)
-    url = f"http://{HERE}:{place.web}"
+    url = f"http://{HERE}:{place.ports.web}"
     return ProxyRoute(url, who, auth="basic", version=version, period=place.period, **more)
 
 
@@ -124,15 +126,17 @@ def _dcom(version: int) -> Act:
 
     async def act(place: Place, chance: random.Random) -> None:
         options = ClientOptions(
-            port=place.resolver, proxy=_route(place, version), agent="own", call_timeout=CALL_S
+            port=place.ports.resolver, proxy=_route(place, version), agent="own", call_timeout=CALL_S
         )
-        async with connect(HERE, Password(USER, PASSWORD), options=options, world=place.world) as machine:
-            async with machine.activate(CLSID_CALCULATOR, ICalculator) as calculator:
-                place.counts["sessions"] += 2  # one to the resolver, one to the object's server
-                one, other = chance.randrange(1000), chance.randrange(1000)
-                if await calculator.add(one, other) != one + other:
-                    raise Wrong("the calculator cannot add")
-                place.counts["calls"] += 1
+        async with (
+            connect(HERE, Password(USER, PASSWORD), options=options, world=place.world) as machine,
+            machine.activate(CLSID_CALCULATOR, ICalculator) as calculator,
+        ):
+            place.counts["sessions"] += 2  # one to the resolver, one to the object's server
+            one, other = chance.randrange(1000), chance.randrange(1000)
+            if await calculator.add(one, other) != one + other:
+                raise Wrong("the calculator cannot add")
+            place.counts["calls"] += 1
 
     return act
 
@@ -143,7 +147,9 @@ def _dcom(version: int) -> Act:
 async def server_closes(place: Place, chance: random.Random) -> None:
     """The server hangs up, whatever it is at; the client sees the end. SC-2, T5, T6"""
     version = chance.choice((1, 2))
-    tunnel = RawTunnel(place, place.closing) if version == 2 else RawVersion1(place, place.closing)
+    tunnel = (
+        RawTunnel(place, place.ports.closing) if version == 2 else RawVersion1(place, place.ports.closing)
+    )
     try:
         try:
             await tunnel.establish()
@@ -166,7 +172,7 @@ async def server_closes(place: Place, chance: random.Random) -> None:
 
 async def vanishes(place: Place, chance: random.Random) -> None:
     """The client is gone, at one of twelve points. SC-3, T1, T2, T20"""
-    tunnel = RawTunnel(place, chance.choice((place.echo, place.far_echo)))
+    tunnel = RawTunnel(place, chance.choice((place.ports.echo, place.ports.far_echo)))
     try:
         await chance.choice(POINTS)(tunnel)
     finally:
@@ -261,7 +267,7 @@ POINTS: Final = (
 
 async def half_closes(place: Place, chance: random.Random) -> None:
     """One channel ends; so does the other. T1, T2"""
-    tunnel = RawTunnel(place, place.echo)
+    tunnel = RawTunnel(place, place.ports.echo)
     try:
         await tunnel.establish()
         assert tunnel.inward is not None
@@ -280,11 +286,11 @@ async def half_closes(place: Place, chance: random.Random) -> None:
 
 async def refused(place: Place, chance: random.Random) -> None:
     """Nobody listens, no banner, another one's banner, or silence. SC-7, T7"""
-    port = chance.choice((place.nobody, place.mute, place.foreign, place.silent))
+    port = chance.choice((place.ports.nobody, place.ports.mute, place.ports.foreign, place.ports.silent))
     wire = await place.wire()
     try:
         wire.send(head("RPC_CONNECT", f"{HERE}:{port}", None))
-        if port == place.silent:
+        if port == place.ports.silent:
             await asyncio.sleep(0.05)
             return
         status = await wire.head()
@@ -293,7 +299,7 @@ async def refused(place: Place, chance: random.Random) -> None:
         await wire.ends()
     finally:
         wire.close()
-    if port == place.nobody:
+    if port == place.ports.nobody:
         tunnel = RawTunnel(place, port)
         try:
             inward, outward = await tunnel.open_in(tunnel.b1()), await tunnel.open_out(tunnel.a1())
@@ -312,7 +318,7 @@ async def wrong_password(place: Place, chance: random.Random) -> None:
     try:
         wrong = b64encode(f"{USER}:{number}".encode()).decode()
         method, length = chance.choice((("RPC_IN_DATA", GIB), ("RPC_OUT_DATA", 76), ("RPC_CONNECT", None)))
-        wire.send(head(method, f"{HERE}:{place.resolver}", length, wrong))
+        wire.send(head(method, f"{HERE}:{place.ports.resolver}", length, wrong))
         status = await wire.head()
         if not status.startswith(b"HTTP/1.1 401 "):
             raise Wrong(f"a wrong password was answered with {status[:60]!r}")
@@ -325,7 +331,7 @@ async def wrong_password(place: Place, chance: random.Random) -> None:
 
 async def storm(place: Place, chance: random.Random) -> None:
     """Channels of the shortest life, and calls that must not notice. SC-8, RH-81"""
-    port = chance.choice((place.echo, place.far_echo))
+    port = chance.choice((place.ports.echo, place.ports.far_echo))
     way = _route(place, in_lifetime=LIFE)
     async with open_connection(HERE, port, world=place.world, proxy=way, call_timeout=CALL_S) as connection:
         place.counts["sessions"] += 1
@@ -346,7 +352,7 @@ async def storm(place: Place, chance: random.Random) -> None:
 
 async def idles(place: Place, chance: random.Random) -> None:
     """Nothing but pings for three ConnectionTimeouts, then a call. SC-6, RH-90"""
-    port = chance.choice((place.echo, place.far_echo))
+    port = chance.choice((place.ports.echo, place.ports.far_echo))
     async with open_connection(
         HERE, port, world=place.world, proxy=_route(place), call_timeout=CALL_S
     ) as connection:
@@ -363,7 +369,7 @@ async def idles(place: Place, chance: random.Random) -> None:
 
 async def reads_slowly(place: Place, chance: random.Random) -> None:
     """The window closes again and again; the client reads to the end, or is gone in the middle. RH-70, T12"""
-    tunnel = RawTunnel(place, chance.choice((place.echo, place.far_echo)))
+    tunnel = RawTunnel(place, chance.choice((place.ports.echo, place.ports.far_echo)))
     patience = chance.randrange(5, 80)
     try:
         await tunnel.establish()

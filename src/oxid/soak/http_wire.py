@@ -44,12 +44,11 @@ class Wrong(Exception):
     """Something did not come as it must."""
 
 
-@dataclass
-class Place:
-    """Where a client's servers are, and what it has seen."""
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """On this machine's loopback; `http_peers` tells what listens behind the proxy."""
 
     web: int
-    """Ports on this machine's loopback."""
     resolver: int
     echo: int
     far_echo: int
@@ -60,6 +59,13 @@ class Place:
     mute: int
     foreign: int
     silent: int
+
+
+@dataclass
+class Place:
+    """Where a client is, and what it has seen."""
+
+    ports: Ports
     period: float
     number: int = 0
     """Of the client's process."""
@@ -75,7 +81,7 @@ class Place:
         made = Wire(self)
         source = (local, 0) if local else None
         await asyncio.get_running_loop().create_connection(
-            lambda: made, HERE, self.web, local_addr=source
+            lambda: made, HERE, self.ports.web, local_addr=source
         )
         return made
 

@@ -1,4 +1,4 @@
-"""What a soak has found: a table for people, the same data as JSON."""
+"""What `oxid soak rpcss` has found, and the verdict of any soak: a table for people, the same data as JSON."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def table(data: Mapping[str, Any]) -> Iterator[str]:
     yield "faults: " + ", ".join(f"{done.get(kind, 0)} {what}" for kind, what in FAULTS.items())
     for why, count in sorted(clients["excused"].items()):
         yield f"    {count} calls failed because {why}"
+    yield from rules_table(data)
+
+
+def rules_table(data: Mapping[str, Any]) -> Iterator[str]:
+    """What became of every rule, and the verdict."""
     yield ""
     yield f"{'what must hold':<{WIDTH}} {'held':>9} {'broken':>7}"
     for rule in data["rules"].values():

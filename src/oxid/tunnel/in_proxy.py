@@ -52,7 +52,7 @@ def scoped_group(identity: Hashable, group: bytes) -> bytes:
 class InProxy(ProxyChannel):
     """One IN channel request."""
 
-    __slots__ = ("address", "held", "to", "window")
+    __slots__ = ("address", "held", "to", "window", "window_size")
 
     connection: Inbound | None
 
@@ -65,10 +65,15 @@ class InProxy(ProxyChannel):
         target: str,
         *,
         client_address: str = "0.0.0.0",
+        window: int | None = None,
     ) -> None:
-        """`identity` and `target` (`host:port`) as the shell has checked them; the address is the peer's. RH-113"""
+        """`identity` and `target` (`host:port`) as the shell has checked them; the address is the peer's. RH-113
+
+        `window` where this client's is to be smaller than that of the options.
+        """
         super().__init__(table, client, shell, identity, target)
         self.address = client_address
+        self.window_size = min(window or table.options.receive_window, table.options.receive_window)
         self.window: ReceiveWindow | None = None
         self.to: SendingChannel | None = None
         """Where RPC PDUs go: to the server, when this is the default channel."""
@@ -115,7 +120,12 @@ class InProxy(ProxyChannel):
     def joins(self, connection: Inbound, to: SendingChannel | None) -> None:
         """The channel belongs to a virtual connection now; its RPC PDUs go to `to`, or are held."""
         self.connection = connection
-        self.window = ReceiveWindow(connection.window_size, self.cookie, connection.acknowledge)
+        size = connection.window_size
+        self.window = ReceiveWindow(size, self.cookie, connection.acknowledge)
+        if size != self.table.options.receive_window:
+            self.window.low = (
+                size // 2
+            )  # the client's PDUs are small, and it hears no more often than from Windows
         self.to = to
         self.held = [] if to is None else None
 
@@ -167,8 +177,8 @@ class Inbound(ProxyConnection):
         self.successor: InProxy | None = None
         self.to_server: SendingChannel | None = None
         self.keepalive_ms = first.keepalive
-        self.window_size = table.options.receive_window
-        """What we take before the client has to wait."""
+        self.window_size = channel.window_size
+        """What we take before the client has to wait; that of the first channel for all."""
         self._a1: Rts | None = first
         self._a5: bytes | None = None
         """The cookie of an A5 that came before the server had answered us, likewise."""
@@ -190,8 +200,6 @@ class Inbound(ProxyConnection):
         options = self.table.options
         channel = self.default
         self.connecting = None
-        if first.kind is Kind.CONN_B1:
-            self.window_size = min(options.receive_window, self.table.client_window(self.cookie))
         to = self.to_server = SendingChannel(
             self.server.port, channel.cookie, r.MIN_WINDOW, self.table.world.clock.now, plugged=True
         )

@@ -190,11 +190,6 @@ class Outbound(ProxyConnection):
         assert out is not None
         return out
 
-    @property
-    def client_window(self) -> int:
-        """What the client takes before we have to wait."""
-        return self._out().size
-
     # Establishment ----------------------------------------------------------------------------------------
 
     def greet(self) -> None:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 ACCESS_DENIED: Final = 5
 SERVER_UNAVAILABLE: Final = 1722
 SERVER_TOO_BUSY: Final = 1723
-USUAL_WINDOW: Final = 64 << 10
-"""Bytes of a window in Windows. [MS-RPCH] 2.2.3.5.1"""
 
 
 def short(cookie: bytes) -> str:
@@ -114,15 +112,6 @@ class ProxyTable:
             found is not None and (found.identity != identity or found.target != target)
             for found in (self.inbound.get(vc), self.outbound.get(vc))
         )
-
-    def client_window(self, vc: bytes) -> int:
-        """The window of a client's own, where its OUT channel is known, else that of Windows.
-
-        Wine takes the window that it is told for its own: a larger one than that would let it acknowledge too much,
-        too late.
-        """
-        found = self.outbound.get(vc)
-        return USUAL_WINDOW if found is None else found.client_window
 
     def next_deadline(self) -> float | None:
         return self.deadlines.next()

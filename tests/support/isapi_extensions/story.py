@@ -201,6 +201,9 @@ class Story:
     def fault(self) -> int:
         raise RuntimeError("on purpose")
 
+    def exit(self) -> int:
+        raise SystemExit(3)
+
     def faultlate(self) -> int:
         self.head(9)
         self.ecb.WriteClient(b"hello")

@@ -12,6 +12,7 @@ from tests.support.web import Client, everything, hello, web_server
 
 from oxid.iis.exchange import Exchange
 from oxid.iis.routes import find_directory, find_place, find_site
+from oxid.iis.server import WebServer
 from oxid.iis.settings import (
     Access,
     Auth,
@@ -24,6 +25,8 @@ from oxid.iis.settings import (
     ServerSettings,
     SiteSettings,
 )
+from oxid.runtime.server import Endpoint
+from oxid.world import World
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 PROXY = Module("rpcproxy.dll", HandlerSettings("rpcproxy"))
@@ -243,5 +246,26 @@ def test_sites_by_host_on_one_listener() -> None:
                 absolute = b"GET http://one/x HTTP/1.1\r\nHost: three\r\n\r\n"
                 assert (await client.ask(absolute)).status == 200
             assert "WebServer" in repr(server)
+
+    run(story())
+
+
+def test_sites_by_address_on_one_listener() -> None:
+    def name(exchange: Exchange) -> None:
+        exchange.respond(200, exchange.site.name.encode())
+
+    async def story() -> None:
+        sites = tuple(
+            SiteSettings(n, address, (Binding(address),), (everything("x"),))
+            for n, address in enumerate(("127.0.0.1", "127.0.0.2"), 1)
+        )
+        server = WebServer(World.real(), ServerSettings(sites))
+        server.register_handler("x", lambda *_: name)
+        port = (await server.listen("0.0.0.0", 0)).port
+        for _ in range(2):
+            for site in sites:
+                async with await Client.connect(Endpoint(site.name, port)) as client:
+                    assert (await client.get()).body == site.name.encode()
+        await server.aclose()
 
     run(story())

@@ -14,6 +14,7 @@ import pytest
 from oxid.errors import ConfigurationError, RemoteProtocolError
 from oxid.iis.isapi import constants as c
 from oxid.iis.isapi.failures import IsapiError
+from oxid.iis.isapi.host import settings_for
 from oxid.iis.isapi.python_module import PythonModule
 from oxid.iis.isapi.services import ChildRequest, PlainServices, normalize
 from oxid.iis.isapi.shims import remove_shims
@@ -190,3 +191,10 @@ def test_an_error_reads_like_one_of_windows() -> None:
     error = IsapiError(c.ERROR_INVALID_PARAMETER, "WriteClient")
     assert str(error) == "WriteClient: The parameter is incorrect. (87)"
     assert IsapiError(4711).strerror == "error 4711"
+
+
+@pytest.mark.req("IS-2")
+def test_extensions_learn_the_version_that_the_server_calls_itself() -> None:
+    assert settings_for("Microsoft-IIS/5.1").version == (5, 1)
+    assert settings_for("Microsoft-IIS/5.1").software == "Microsoft-IIS/5.1"
+    assert settings_for("").version == (6, 0)

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import math
 import threading
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger("oxid.iis.isapi")
 
+TIMES: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 300.0)
+"""Seconds from the beginning of a request to its end, as statistics count them. IS-32"""
 _TRANSITIONS: Final = threading.Lock()
 """Under which references change: one of the process, because ledgers are shared between hosts."""
 
@@ -88,6 +91,8 @@ class Application:
         self.unhealthy: str | None = None
         """What the extension last reported with REPORT_UNHEALTHY; the owner recycles it."""
         self.when_unhealthy: Callable[[], None] | None = None
+        self.times = [0] * (len(TIMES) + 1)
+        """How many requests ended within each of TIMES, and after the last."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._empty: asyncio.Event | None = None
@@ -149,6 +154,7 @@ class Application:
 
     def gone(self, block: ControlBlock) -> None:
         """A control block is freed."""
+        self.times[bisect_left(TIMES, self.now() - block.began)] += 1
         if self._warned:
             self._warned.discard(block.conn_id)
         if not len(self.blocks.handles):
@@ -221,6 +227,8 @@ class Application:
         return {
             **self.blocks.statistics(),
             "pending_oldest_seconds": pending[0].age if pending else 0.0,
+            **{f"ended_within_{limit:g}_s": count for limit, count in zip(TIMES, self.times, strict=False)},
+            "ended_later": self.times[-1],
         }
 
     def __repr__(self) -> str:
@@ -277,7 +285,7 @@ class AsyncApplication(Application):
         block = AsyncControlBlock(self, exchange)
         try:
             status = self.extension.begin(block)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.fault(error)
             status = HSE_STATUS_ERROR
         block.returned(status)
@@ -300,7 +308,7 @@ class AsyncApplication(Application):
     async def _run(self, block: AsyncControlBlock) -> None:
         try:
             status = await self.extension.handle(block)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.fault(error)
             status = HSE_STATUS_ERROR
         block.returned(HSE_STATUS_SUCCESS_AND_KEEP_CONN if status is None else status)

@@ -118,6 +118,16 @@ class AsyncControlBlock(ControlBlock):
         return self._use().user
 
     @property
+    def script_name(self) -> str:
+        """The part of the path that names the extension."""
+        return self._use().script_name
+
+    @property
+    def path_info(self) -> str:
+        """The part of the path behind it."""
+        return self._use().path_info
+
+    @property
     def peer(self) -> tuple[str, int]:
         """Address and port of the client."""
         return self._use().connection.peer

@@ -72,7 +72,7 @@ class BlockingControlBlock(ControlBlock):
         self.operation: Operation | None = None
         self.exec_status = ExecStatus()
         self.flush = False
-        self._queue: deque[tuple[Any, ...]] | None = None
+        self._queue: deque[tuple[Any, ...]] = deque()
         self._queued = 0
         self._scheduled = False
         self._waiting: Answer | None = None
@@ -118,10 +118,7 @@ class BlockingControlBlock(ControlBlock):
                 self._work_off()
             work(*arguments)
             return
-        queue = self._queue
-        if queue is None:
-            queue = self._queue = deque()
-        queue.append((work, arguments))
+        self._queue.append((work, arguments))
         if not self._scheduled:
             self._scheduled = True
             application.post(self._work_off)
@@ -148,6 +145,10 @@ class BlockingControlBlock(ControlBlock):
         self._do(answer.take, work, arguments)
         return answer.wait()
 
+    def freed(self) -> None:
+        self._open = None
+        self._do(self.let_go)  # behind what it still sends, and mostly in the same turn of the loop
+
     def let_go(self) -> None:
         if self._queue:
             self._work_off()
@@ -156,7 +157,13 @@ class BlockingControlBlock(ControlBlock):
         exchange = self.exchange
         if self._held is not None and exchange is not None:
             head, body = self._held[0], self._held_body
-            if body is not None and self.keep_conn and self.final == KEEP and not self.abortive:
+            if (
+                body is not None
+                and self.keep_conn
+                and self.final == KEEP
+                and not self.abortive
+                and self.http_status == 200
+            ):
                 self._held = self._held_body = None
                 self._response = head.status, body, head.lines, True
             else:

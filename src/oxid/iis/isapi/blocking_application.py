@@ -65,7 +65,7 @@ class BlockingApplication(Application):
         """HttpExtensionProc of one request, on whatever thread this is."""
         try:
             status = self.proc(block)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() ends a request, not the server
             self.failed(block, error)
             status = c.HSE_STATUS_ERROR
         block.returned(status)
@@ -77,7 +77,7 @@ class BlockingApplication(Application):
             else:
                 self.post(self.pended, block)
 
-    def failed(self, block: BlockingControlBlock, error: Exception) -> None:
+    def failed(self, block: BlockingControlBlock, error: BaseException) -> None:
         """The proc raised. S13"""
         self.fault(error)
 

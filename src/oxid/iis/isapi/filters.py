@@ -266,7 +266,7 @@ class FilterChain:
                 continue
             try:
                 status = one.notify(session, connection, exchange, kind, data)
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("filter %s failed", one.name)
                 return Verdict.ERROR
             if status == c.SF_STATUS_REQ_NEXT_NOTIFICATION:

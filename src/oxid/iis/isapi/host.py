@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,10 +37,17 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("oxid.iis.isapi")
 
 KIND: Final = "isapi"
-POOL: Final = "pool"
-"""The name of the one pool that applications with AppIsolated 2 share."""
+_VERSION: Final = re.compile(r"/(\d{1,4})\.(\d{1,4})")
 RESTART_AFTER_S: Final = 5.0
 """Seconds for which an extension that could not be loaded is not tried again."""
+
+
+def settings_for(server_header: str) -> ApplicationSettings:
+    """Settings of a server that calls itself so: extensions learn the version behind the slash. IS-2"""
+    found = _VERSION.search(server_header)
+    if found is None:
+        return ApplicationSettings(software=server_header)
+    return ApplicationSettings(software=server_header, version=(int(found[1]), int(found[2])))
 
 
 class Loaded:
@@ -94,7 +102,14 @@ class Loaded:
                 if self._application is None:
                     error_pages.deny(exchange, 500, keep=False)
                 else:
-                    self._application.begin(exchange)
+                    self._begin(exchange)
+
+    def _begin(self, exchange: Exchange) -> None:
+        assert self._application is not None
+        try:
+            self._application.begin(exchange)
+        except Exception:
+            self._host.server.failed(exchange)
 
     def _recycle(self) -> None:
         """The extension is unhealthy: new requests get a new one, the old one ends its own."""
@@ -122,10 +137,10 @@ class IsapiHost:
         *,
         services: ServerServices | None = None,
     ) -> None:
-        """`settings`: what every application has, except name and isolation."""
+        """`settings`: what every application has, except name and isolation; by default as the server calls itself."""
         self.server = server
         self.world = server.world
-        self.settings = settings or ApplicationSettings()
+        self.settings = settings or settings_for(server.settings.server_header)
         self.services: ServerServices = services or WebServices(server)
         self._loaded: dict[tuple[str, int], Loaded] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -67,7 +67,7 @@ class Operation:
         if callback is not None:
             try:
                 callback(block.face(), context, count, error)
-            except Exception as raised:
+            except (Exception, SystemExit) as raised:
                 block.application.fault(raised)
                 failed = True
         block.io_ended(failed)

@@ -46,7 +46,7 @@ class PythonModule:
                 sys.isapidllhandle = 1  # type: ignore[attr-defined]  # samples look whether they are hosted
                 try:
                     self.module = self._import()
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     raise ConfigurationError(f"cannot load {self.source}: {error!r}") from error
                 self._find_errors()
             return self.module

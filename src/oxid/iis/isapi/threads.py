@@ -27,15 +27,19 @@ class WorkerThreads:
         self.name = name
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._idle = threading.Semaphore(0)
+        self._idle: list[None] = []
+        """As many as threads wait; append and pop are one step each."""
         self._lock = threading.Lock()
         self._closed = False
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Queue a job; a thread is started where none is free and there may be more. Any thread."""
         self._jobs.put((function, arguments))
-        if not self._idle.acquire(blocking=False) and len(self._threads) < self.most:
-            self._start()
+        try:
+            self._idle.pop()
+        except IndexError:
+            if len(self._threads) < self.most:
+                self._start()
 
     def _start(self) -> None:
         with self._lock:
@@ -48,7 +52,7 @@ class WorkerThreads:
         thread.start()
 
     def _work(self) -> None:
-        get, free = self._jobs.get, self._idle.release
+        get, free = self._jobs.get, self._idle.append
         while True:
             job = get()
             if job is None:
@@ -59,7 +63,7 @@ class WorkerThreads:
             except Exception:
                 log.exception("a job of %s failed", self.name)
             del function, arguments, job  # an idle thread holds nothing
-            free()
+            free(None)
 
     def close(self, limit: float) -> int:
         """Let the threads end, at most `limit` seconds; return how many still run. They are daemons then."""

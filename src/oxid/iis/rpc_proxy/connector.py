@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 from oxid.runtime.near import connect_near
-from oxid.runtime.tcp import face_of, vector_writer
+from oxid.runtime.tcp import face_of, look_for_the_vanished, vector_writer
 from oxid.tunnel.ports import Leg
 
 BANNER: Final = b"ncacn_http/1.0"
@@ -100,13 +100,10 @@ class ServerLink:
     def keep_alive(self, seconds: float) -> None:
         """Let the kernel ask whether the server is there after so much silence; 0 for never. [MS-RPCH] 3.2.3.2.1"""
         link = None if self.transport is None else self.transport.get_extra_info("socket")
-        if link is None:
-            return
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1 if seconds else 0)
         if seconds:
-            whole = max(1, min(round(seconds), 32767))
-            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, whole)
-            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, whole // 4))
+            look_for_the_vanished(link, seconds, times=4, unacknowledged=2 * seconds)
+        elif link is not None:
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
 
 
 def _deaf(data: bytes) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from oxid.iis.isapi.asynchronous import AsyncControlBlock
 from oxid.iis.isapi.constants import HSE_STATUS_PENDING, HSE_STATUS_SUCCESS_AND_KEEP_CONN
@@ -36,6 +36,9 @@ MAX_ECHO: Final = 0x10
 MIN_IN: Final = 128 * 1024
 MAX_IN: Final = 1 << 31
 """Bytes that an IN channel may declare. [MS-RPCH] 2.1.2.1.1"""
+USUAL_WINDOW: Final = 64 * 1024
+"""What Windows has, and all that can be said to clients who do not ask for more with `Pragma: ReceiveWindow=BYTES`, as
+ours do: Wine takes the window it is told for its own, and would acknowledge too late. [MS-RPCH] 2.2.3.5.1"""
 OUT_LENGTHS: Final = (76, 120)
 """Of an OUT channel, and of its successors. [MS-RPCH] 2.1.2.1.2"""
 NOBODY: Final = ""
@@ -134,7 +137,13 @@ class RpcProxy:
         identity = _identity(ecb)
         if method == "RPC_IN_DATA":
             machine = InProxy(
-                self._table, channel, channel, identity, str(target), client_address=ecb.peer[0]
+                self._table,
+                channel,
+                channel,
+                identity,
+                str(target),
+                client_address=ecb.peer[0],
+                window=_number(ecb, b"receivewindow") or USUAL_WINDOW,
             )
         else:
             machine = OutProxy(
@@ -201,7 +210,9 @@ class RpcProxy:
         """A connection to a server that is admitted. Raises OSError, TimeoutError."""
         settings = self.settings
         host = settings.valid_ports.place(target)
-        return await connect_to(host, target.port, settings.connect_timeout, near=settings.nearby)
+        link = await connect_to(host, target.port, settings.connect_timeout, near=settings.nearby)
+        link.keep_alive(settings.tunnel.client_keepalive * settings.tunnel.scale)
+        return link
 
     def ended(self, channel: ProxyChannel | MixedChannel) -> None:
         """A channel is over; with the last one go the timers."""
@@ -253,20 +264,39 @@ class RpcProxy:
         return f"<RpcProxy {len(self.channels)} channels, {len(self._links)} connections to servers>"
 
 
-def _identity(ecb: AsyncControlBlock) -> tuple[str, str, bool]:
-    """Whom a virtual connection belongs to: account, certificate, and whether it came over TLS. RH-110"""
+class Caller(NamedTuple):
+    """Whom a virtual connection belongs to: channels of anybody else are refused. RH-110"""
+
+    name: str
+    """The account in lower case; empty for nobody."""
+    certificate: str
+    """SHA-256 of the client's certificate in hexadecimal, or nothing."""
+    secure: bool
+    """Whether it came over TLS."""
+
+    def __str__(self) -> str:
+        return f"{self.name or 'nobody'}{' over TLS' if self.secure else ''}"
+
+
+def _identity(ecb: AsyncControlBlock) -> Caller:
     user, tls = ecb.user, ecb.tls
     certificate = getattr(tls, "peer_certificate", None) if tls is not None else None
     mark = hashlib.sha256(certificate).hexdigest() if certificate else ""
-    return (NOBODY if user is None else str(user.name).lower(), mark, tls is not None)
+    return Caller(NOBODY if user is None else str(user.name).lower(), mark, tls is not None)
 
 
 def _min_conn_timeout(ecb: AsyncControlBlock) -> float | None:
     """The client's `Pragma: MinConnTimeout=T`, 120 to 14,400 s; None without one. [MS-RPCH] 3.2.4.5.1"""
+    seconds = _number(ecb, b"minconntimeout")
+    return None if seconds is None else float(min(max(seconds, 120), 14400))
+
+
+def _number(ecb: AsyncControlBlock, key: bytes) -> int | None:
+    """The number that a client's Pragma header gives a key."""
     for name, value in ecb.headers:
         if name == b"pragma":
             for part in value.split(b","):
-                key, equals, text = part.strip().partition(b"=")
-                if equals and key.lower() == b"minconntimeout" and text.isdigit() and len(text) <= 6:
-                    return float(min(max(int(text), 120), 14400))
+                found, equals, text = part.strip().partition(b"=")
+                if equals and found.lower() == key and text.isdigit() and len(text) <= 6:
+                    return int(text)
     return None
