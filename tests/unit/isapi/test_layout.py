@@ -13,7 +13,7 @@ from oxid.iis.isapi.constants import Request
 
 
 @pytest.mark.req("IS-71")
-@pytest.mark.peer("gcc")
+@pytest.mark.peer("gcc", "g++")
 @pytest.mark.parametrize(
     "compiler",
     [["gcc", "-std=c11"], ["gcc", "-std=c99", "-pedantic"], ["g++", "-std=c++11"], ["g++", "-std=c++20"]],
