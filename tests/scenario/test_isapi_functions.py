@@ -87,7 +87,7 @@ def test_server_variables_of_the_c_interface(functions: Path, files: Path, mode:
 
 
 @PROCESSES
-@pytest.mark.req("AB-27", "SC-28", "IS-11")
+@pytest.mark.req("AB-27", "SC-28")
 def test_misuse_is_answered_with_an_error_and_harms_nothing(functions: Path, files: Path, mode: int) -> None:
     async def story(place: Place, client: Client) -> None:
         response = await client.ask("misuse")

@@ -77,7 +77,7 @@ def test_success_ends_the_connection(serve: Serve) -> None:
     story(serve, told)
 
 
-@pytest.mark.req("S2", "SC-20", "Q142658")
+@pytest.mark.req("S2", "SC-20")
 @pytest.mark.parametrize("count", [1, 2, 50])
 def test_requests_that_keep_the_connection_leave_nothing_when_the_last_one_ends_it(
     serve: Serve, count: int
@@ -143,7 +143,7 @@ def test_done_and_then_success_is_one_end(serve: Serve) -> None:
     story(serve, told)
 
 
-@pytest.mark.req("S8", "IS-21")
+@pytest.mark.req("S8", "IS-21", "IS-23")
 @pytest.mark.parametrize("mode", ["transmit", "transmitonly"])
 def test_a_transmission_outlives_the_return(serve: Serve, mode: str) -> None:
     async def told(place: Place, client: Client) -> None:

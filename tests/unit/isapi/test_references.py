@@ -240,7 +240,7 @@ def test_done_and_return_from_two_threads_free_once(blocks: ControlBlocks) -> No
     assert at_rest(blocks)
 
 
-@pytest.mark.req("IS-11", "SC-28")
+@pytest.mark.req("SC-28")
 def test_a_handle_is_good_until_it_is_dropped_and_never_again() -> None:
     table: HandleTable[str] = HandleTable()
     seen = set()
@@ -266,6 +266,7 @@ def test_an_invented_handle_is_nothing(handle: int) -> None:
     assert table.get(kept) == "y"
 
 
+@pytest.mark.req("IS-32", "S10")
 def test_the_blocks_tell_who_is_pending(blocks: ControlBlocks) -> None:
     running, pending = Held(blocks), Held(blocks)
     pending.returned(PENDING)

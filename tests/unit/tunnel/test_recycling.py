@@ -179,6 +179,7 @@ def test_a7_may_come_on_a_successor_whose_predecessor_still_drains():
         world.close()
 
 
+@pytest.mark.req("T14")
 def test_a_successor_that_never_comes_ends_everything_in_time():
     """T14, and the second use of the connection setup timer. [MS-RPCH] 3.2.5.5.5"""
     world = TunnelWorld(options=SMALL, proxies=2)

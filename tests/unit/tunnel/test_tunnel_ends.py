@@ -33,7 +33,7 @@ def at_rest(world, client):
         assert [event[0] for event in shell.events if isinstance(event, tuple)].count("finished") == 1
 
 
-@pytest.mark.req("RH-100", "RH-101", "RH-102")
+@pytest.mark.req("T1", "T2", "T3", "RH-100", "RH-101", "RH-102")
 @pytest.mark.parametrize("how", ["close", "abort"])
 @pytest.mark.parametrize(
     "which", [(True,), (False,), (True, False)], ids=["T1 IN only", "T2 OUT only", "T3 both"]
@@ -46,7 +46,7 @@ def test_the_client_closes(world, which, how):
     at_rest(world, client)
 
 
-@pytest.mark.req("RH-23")
+@pytest.mark.req("T4", "T17", "RH-23")
 def test_a_body_that_ends_early_is_a_close(world):
     """T4, T17: in the middle of a PDU."""
     client = world.open()
@@ -57,7 +57,7 @@ def test_a_body_that_ends_early_is_a_close(world):
     at_rest(world, client)
 
 
-@pytest.mark.req("RH-100")
+@pytest.mark.req("T5", "T6", "RH-100")
 @pytest.mark.parametrize("how", ["close", "abort"])
 @pytest.mark.parametrize("is_in", [True, False])
 def test_the_server_closes_one_connection(world, is_in, how):
@@ -68,7 +68,7 @@ def test_the_server_closes_one_connection(world, is_in, how):
     at_rest(world, client)
 
 
-@pytest.mark.req("RH-55", "AB-4")
+@pytest.mark.req("T8", "T9", "RH-55", "AB-4")
 @pytest.mark.parametrize("at", ["in-proxy from server", "out-proxy from client"])
 def test_an_rpc_pdu_from_the_wrong_side_ends_the_tunnel(world, at):
     """T8, T9, RH-55"""
@@ -82,7 +82,7 @@ def test_an_rpc_pdu_from_the_wrong_side_ends_the_tunnel(world, at):
     assert world.tables[0].statistics()["end_protocol_error"] == 1
 
 
-@pytest.mark.req("AB-4")
+@pytest.mark.req("T10", "AB-4")
 @pytest.mark.parametrize("is_in", [True, False])
 def test_a_protocol_error_at_the_server_ends_the_tunnel(world, is_in):
     """T10"""
@@ -93,6 +93,7 @@ def test_a_protocol_error_at_the_server_ends_the_tunnel(world, is_in):
     assert world.server.statistics()["end_protocol_error"] == 1
 
 
+@pytest.mark.req("T16")
 def test_a_proxy_that_stops_ends_everything(world):
     """T16"""
     client = world.open()
@@ -109,6 +110,7 @@ def test_a_server_that_stops_ends_everything(world):
     at_rest(world, client)
 
 
+@pytest.mark.req("T18")
 def test_a_shell_that_failed_ends_its_virtual_connection_alone(world):
     """T18"""
     client, other = world.open(), world.open()
@@ -119,6 +121,7 @@ def test_a_shell_that_failed_ends_its_virtual_connection_alone(world):
     assert world.live() == OPEN
 
 
+@pytest.mark.req("T20")
 @pytest.mark.parametrize("steps", range(1, 40))
 def test_a_client_that_gives_up_at_any_moment_leaves_nothing(steps):
     """T20"""
