@@ -54,12 +54,12 @@ def configured(directory):
 
             [[site.dir]]
             path = "/isapi"
-            script_maps = ["*,{directory}/hello.py,1"]
+            script_maps = ["*,hello.py,1"]
 
             [[site.dir]]
             path = "/isolated"
             isolated = 1
-            script_maps = ["*,{directory}/hello.py,1"]
+            script_maps = ["*,hello.py,1"]
 
             [[site.dir]]
             path = "/asgi"

@@ -152,8 +152,8 @@ def _directory(table: _Table, root: DirectorySettings) -> DirectorySettings:
         physical=physical,
         access=access,
         auth=table.flags("auth", _AUTH, root.auth),
-        script_maps=tuple(table.each("script_maps", parse_script_map)),
-        modules=tuple(table.each("modules", _module)),
+        script_maps=tuple(_located(one, table.base) for one in table.each("script_maps", parse_script_map)),
+        modules=tuple(_located(one, table.base) for one in table.each("modules", _module)),
         executables={".dll": runs, ".so": runs} if access & Access.EXECUTE else {},
         isolated=isolated,
         default_documents=tuple(table.each("default_documents", str))
@@ -223,6 +223,17 @@ def _processor(text: str) -> HandlerSettings:
     if kind in KINDS and (colon or kind != "isapi"):
         return HandlerSettings(kind, argument)
     return HandlerSettings("isapi", text)
+
+
+M = TypeVar("M", ScriptMap, Module)
+
+
+def _located(made: M, base: Path) -> M:
+    """The same with the file of its extension found from where the configuration is."""
+    handler = made.handler
+    if handler.kind == "isapi" and handler.argument.endswith((".py", ".so", ".dll")):
+        return replace(made, handler=HandlerSettings("isapi", str(base / handler.argument)))
+    return made
 
 
 def _module(text: str) -> Module:

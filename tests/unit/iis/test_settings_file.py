@@ -134,3 +134,12 @@ def test_what_is_no_script_map(text: str) -> None:
 @pytest.mark.parametrize("text", ["*:80:", "https/*:443:name", "[::1]:8080:", ":0:"])
 def test_bindings_print_as_they_are_read(text: str) -> None:
     assert parse_binding(str(parse_binding(text)).replace("*:*", "*:0")) == parse_binding(text)
+
+
+def test_extensions_are_found_from_where_the_configuration_is(tmp_path: Path) -> None:
+    settings = sites_from(
+        [{"dir": [{"path": "/a", "script_maps": ["*,hello.py,1", ".x,/srv/x.so,1", "*,asgi:app:app,1"]}]}],
+        base=tmp_path,
+    )
+    found = [one.handler.argument for one in settings.sites[0].directories[1].script_maps]
+    assert found == [str(tmp_path / "hello.py"), "/srv/x.so", "app:app"]

@@ -100,7 +100,8 @@ def test_refusals_become_exceptions_with_the_code_of_the_proxy(answer, kind, sai
 
 
 def test_a_response_may_come_in_any_pieces():
-    whole = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: NTLM\r\nContent-Length: 3\r\n\r\nabc"
+    refused = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: NTLM\r\nContent-Length: 3\r\n\r\nabc"
+    whole = b"HTTP/1.1 100 Continue\r\n\r\n" + refused
     for size in (1, 7, len(whole)):
         exchange = ClientExchange("RPC_IN_DATA", "/", [("Host", "gateway")], ended=True)
         answers = [exchange.receive(whole[at : at + size]) for at in range(0, len(whole), size)]
