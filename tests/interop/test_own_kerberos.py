@@ -89,3 +89,22 @@ def test_a_server_with_keys_calls_sinks_of_a_client_with_keys_at_privacy(
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [f"{n} plant@{kdc.realm} 6" for n in (1, 2, 3)]
         host.wait_for_rest()
+
+
+@pytest.mark.req("RH-26")
+def test_a_ticket_opens_a_tunnel_and_what_is_behind_it(kdc: LocalKdc, ticket: Path, tmp_path: Path) -> None:
+    """Negotiate at the web server as HTTP/localhost, Kerberos inside as host/localhost: no password anywhere."""
+    keys = kdc.keytab("HTTP/localhost", kdc.keytab("host/localhost"))
+    configuration = tmp_path / "oxid.toml"
+    configuration.write_text("[rpc_proxy]\nallow_plain = true\n")
+    options = ("--keytab", str(keys), "--advertise", "localhost", "--config", str(configuration))
+    with OxidHost(options=options, more_environment=kdc.env) as host:
+        web, port = (host.ready[name].rpartition(":")[2] for name in ("http", "ncacn_http"))
+        for version in ("2", "1"):
+            done = run_oxid(
+                *("call", "--kerberos", "--proxy", f"http://localhost:{web}", "--proxy-version", version),
+                *(f"localhost:{port}", "Oxid.Calculator", "Add", "40", "2"),
+                **{**kdc.env, "KRB5CCNAME": f"FILE:{ticket}"},
+            )
+            assert (done.returncode, done.stdout) == (0, "sum = 42\n"), done.stderr
+        host.wait_for_rest()

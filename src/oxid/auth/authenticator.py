@@ -78,12 +78,18 @@ class Authenticator:
         return f"{names.domain or names.computer}\\{names.computer}$"
 
     def acceptor(
-        self, auth_type: int, level: int, *, peer: str = "", channel_bindings: bytes | None = None
+        self,
+        auth_type: int,
+        level: int,
+        *,
+        peer: str = "",
+        channel_bindings: bytes | None = None,
+        dce_style: bool = True,
     ) -> SecurityContext:
         """A context for one caller; close it when its connection ends.
 
-        `peer` is who the failure limiter counts for. Raises NotSupported for an unknown provider and
-        AuthenticationError for a level below the minimum.
+        `peer` is who the failure limiter counts for; `dce_style`: Kerberos as RPC has it, not as HTTP. Raises
+        NotSupported for an unknown provider and AuthenticationError for a level below the minimum.
         """
         if level not in _LEVELS:
             raise LocalProtocolError(f"authentication level {level}, wanted 2 to 6")
@@ -96,12 +102,12 @@ class Authenticator:
         if auth_type == AuthType.NTLM:
             return self._ntlm(level, peer, channel_bindings, counter)
         if auth_type == AuthType.KERBEROS and self.keytab is not None:
-            return self._kerberos(level, counter)
+            return self._kerberos(level, counter, dce_style)
         if auth_type == AuthType.SPNEGO:
             mechanisms: list[tuple[bytes, spnego.Mechanism]] = []
             with_kerberos = AuthType.KERBEROS in self.auth_types
             if with_kerberos:
-                mechanisms.append((spnego.KERBEROS_OID, lambda: self._kerberos(level, None)))
+                mechanisms.append((spnego.KERBEROS_OID, lambda: self._kerberos(level, None, dce_style)))
             mechanisms.append((spnego.NTLM_OID, lambda: self._ntlm(level, peer, channel_bindings, None)))
             blocking = with_kerberos or self._asks_elsewhere
             return spnego.SpnegoAcceptor(mechanisms, level, counter, blocking=blocking)
@@ -129,10 +135,15 @@ class Authenticator:
         """Passwords are judged by another process, so a step waits for it."""
         return getattr(self.accounts, "logon", None) is not None
 
-    def _kerberos(self, level: int, counter: Counter | None) -> SecurityContext:
+    def _kerberos(self, level: int, counter: Counter | None, dce_style: bool) -> SecurityContext:
         assert self.keytab is not None
         return kerberos.KerberosContext.acceptor(
-            self.keytab, level, counter, accounts=self.accounts, local_realm=self.local_realm
+            self.keytab,
+            level,
+            counter,
+            accounts=self.accounts,
+            local_realm=self.local_realm,
+            dce_style=dce_style,
         )
 
     def __repr__(self) -> str:
@@ -149,12 +160,14 @@ def initiator(
     workstation: str = "",
     identify: bool = False,
     delegate: bool = False,
+    dce_style: bool = True,
     channel_bindings: bytes | None = None,
 ) -> SecurityContext:
     """A context for calls to one server; begin with `step(b"")`, and close it with its connection.
 
-    `target` is the service principal name, `host/server` or `RPCSS/server@REALM`; a bare name means
-    `host/name`. Raises NotSupported where the credentials cannot be used with this provider.
+    `target` is the service principal name, `host/server` or `RPCSS/server@REALM`; a bare name means `host/name`.
+    `dce_style`: Kerberos as RPC has it, not as HTTP. Raises NotSupported where the credentials cannot be used with
+    this provider.
     """
     if level not in _LEVELS:
         raise LocalProtocolError(f"authentication level {level}, wanted 2 to 6")
@@ -180,7 +193,13 @@ def initiator(
         if spn is None:
             raise NotSupported("Kerberos needs the server's principal name, say host/server")
         return kerberos.KerberosContext.initiator(
-            credentials, level, counter, target=spn, identify=identify, delegate=delegate
+            credentials,
+            level,
+            counter,
+            target=spn,
+            identify=identify,
+            delegate=delegate,
+            dce_style=dce_style,
         )
 
     count = world.ledger.security_context

@@ -1,4 +1,4 @@
-"""Kerberos in DCE style over the system's MIT library. [MS-KILE] 3.4.5.4, [MS-RPCE] 3.3.1.5.2, [RFC4121]
+"""Kerberos over the system's MIT library, in DCE style for RPC. [MS-KILE] 3.4.5.4, [MS-RPCE] 3.3.1.5.2, [RFC4121]
 
 Three legs without GSS frames: AP-REQ, AP-REP, and the client's own AP-REP. PDUs at privacy get a wrap
 token whose header goes behind the trailer; below privacy they get a MIC. With header signing both also
@@ -61,6 +61,7 @@ class KerberosContext(Counted):
         "_accounts",
         "_context",
         "_credentials",
+        "_dce_style",
         "_flags",
         "_gss",
         "_local_realm",
@@ -93,6 +94,7 @@ class KerberosContext(Counted):
         self._source: Password | Ticket | Keytab | None = None
         self._accounts: AccountStore | None = None
         self._local_realm = ""
+        self._dce_style = True
         self._flags = 0
         self._started = False
         self._receiving = True
@@ -117,12 +119,16 @@ class KerberosContext(Counted):
         target: str,
         identify: bool = False,
         delegate: bool = False,
+        dce_style: bool = True,
     ) -> Self:
-        """A client's end; raises NotSupported where the library is missing."""
+        """A client's end; raises NotSupported where the library is missing. Without `dce_style` one token says it all,
+        and the server proves nothing: HTTP, where TLS does that."""
         self = cls(_library(), level, counter)
         self._source = credentials
         self.target_name = target
-        self._flags = g.MUTUAL | g.REPLAY | g.SEQUENCE | g.INTEGRITY | g.DCE_STYLE
+        self._flags = g.REPLAY | g.SEQUENCE | g.INTEGRITY
+        if dce_style:
+            self._flags |= g.MUTUAL | g.DCE_STYLE
         if level == AuthLevel.PKT_PRIVACY:
             self._flags |= g.CONFIDENTIALITY
         if identify:
@@ -140,12 +146,14 @@ class KerberosContext(Counted):
         *,
         accounts: AccountStore | None = None,
         local_realm: str = "",
+        dce_style: bool = True,
     ) -> Self:
         """A server's end; raises NotSupported where the library is missing."""
         self = cls(_library(), level, counter)
         self._source = keytab
         self._accounts = accounts
         self._local_realm = local_realm
+        self._dce_style = dce_style
         return self
 
     @property
@@ -223,7 +231,8 @@ class KerberosContext(Counted):
             finally:
                 if name is not None:
                     gss.free_name(name)
-            token = unframed(token)
+            if self._dce_style:
+                token = unframed(token)
         major, reply, flags, client = gss.accept(self._credentials, self._context, token)
         try:
             if major == g.COMPLETE:

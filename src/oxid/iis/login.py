@@ -83,7 +83,11 @@ class ConnectionLogin:
         if self.context is None or self._scheme != scheme or first:
             self.close()
             self.context = authenticator.acceptor(
-                _PROVIDERS[scheme], AuthLevel.CONNECT, peer=peer, channel_bindings=bindings
+                _PROVIDERS[scheme],
+                AuthLevel.CONNECT,
+                peer=peer,
+                channel_bindings=bindings,
+                dce_style=False,
             )
             self._scheme = scheme
         return self.context

@@ -116,6 +116,7 @@ class HttpLogin:
                 world=self._world,
                 target=f"HTTP/{self._host}",
                 channel_bindings=self._bindings,
+                dce_style=False,
             )
         ours = self._context.step(token)
         if ours is None:
