@@ -33,9 +33,9 @@ MARK: Final = b"~l00000~"
 """What RPC PDUs are full of; a replay writes there on which link they come."""
 
 
-def marked(size: int) -> bytes:
+def marked(size: int, mark: bytes = MARK) -> bytes:
     """An RPC PDU full of marks."""
-    return pdu(MARK * (size // len(MARK)))
+    return pdu((mark.ljust(40, b".") * (size // 40 + 1))[:size])
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,10 +47,10 @@ def configured(directory):
     file = directory / "oxid.toml"
     file.write_text(
         textwrap.dedent(
-            f"""
+            """
             [[site]]
             root = "web"
-            log = {{ directory = "logs", delay = 0.0 }}
+            log = { directory = "logs", delay = 0.0 }
 
             [[site.dir]]
             path = "/isapi"

@@ -1,7 +1,7 @@
 """A load balancer in front of web servers: each connection goes to the next of them, bytes as they are.
 
-    async with Balancer([port_a, port_b]) as balancer:
-        balancer.port
+async with Balancer([port_a, port_b]) as balancer:
+    balancer.port
 """
 
 from __future__ import annotations

@@ -66,7 +66,12 @@ def hold_tunnels(*, say: Say, connections: int, processes: int, period: float) -
         time.sleep(REST_PERIODS * period)
         cpu = sum(processor_seconds(server) for server, _ in servers) - cpu
         after = [_counts(server) for server, _ in servers]
-    return {"descriptors": most * DESCRIPTORS, **judge(first, after, held, grown), "opened_s": opened} | {
+    return {
+        "wanted": connections,
+        "descriptors": raise_descriptor_limit(),
+        **judge(first, after, held, grown),
+        "opened_s": opened,
+    } | {
         "rate": held / opened,
         "ping_cpu_us": cpu / held * 1e6,
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import tempfile
 import threading
@@ -109,12 +110,19 @@ def _accept_bare(listener: socket.socket, path: Path, size: int) -> None:
 
 def _serve_bare(link: socket.socket, path: Path, size: int) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+    room = select.poll()
+    room.register(link, select.POLLOUT)
     with link, path.open("rb") as file:
         while link.recv(65536):
             link.sendall(head)
+            link.setblocking(False)  # a blocking one is woken for every little room, and slower
             at = 0
             while at < size:
-                at += os.sendfile(link.fileno(), file.fileno(), at, min(PIECE, size - at))
+                try:
+                    at += os.sendfile(link.fileno(), file.fileno(), at, min(PIECE, size - at))
+                except BlockingIOError:
+                    room.poll()
+            link.setblocking(True)
 
 
 # RPC over HTTP ------------------------------------------------------------------------------------------

@@ -557,8 +557,8 @@ async def connect(
 
     `host` may name a port, as `HOST:PORT` or `[IPV6]:PORT`. `credentials` is a Password, NtHash, Ticket, Keytab or
     Anonymous; None makes unauthenticated calls. `proxy` is the RPC proxy through which everything travels, by its
-    address (with the same credentials) or as a ProxyRoute. `exporter` and `agent` are those of a host that calls others, see
-    `Host.connect`.
+    address (with the same credentials) or as a ProxyRoute. `exporter` and `agent` are those of a host that calls
+    others, see `Host.connect`.
     Raises ConfigurationError, TransportError, TimeoutError, OxidError.
     """
     options, credentials = process_security.settled(options, credentials)

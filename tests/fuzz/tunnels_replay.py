@@ -1,0 +1,722 @@
+"""One party of a tunnel alone, told what somebody else says: the benches, and what must hold there whatever comes.
+
+    bench = bench_for(session, world)
+    for event in events:
+        bench.hear(event, piece_sizes)
+    outcome = bench.finish(rng)            closes everything and raises `Broken` for whatever stayed
+
+Every RPC PDU is marked with the link it came on just before it is heard. A mark that leaves on a link of another
+owner is a leak: at proxies links belong to an identity and its target, at a server to the cookie of its first PDU.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Any, Final
+
+from tests.fuzz.tunnels import SMALL, Event, Session
+from tests.support.tunnel_world import HandClock
+
+from oxid.errors import ProtocolError, TransportError
+from oxid.tunnel.channel import MAX_RTS_WAITING, SendingChannel
+from oxid.tunnel.client import ChannelLeg, ClientTunnel
+from oxid.tunnel.deadlines import Deadlines
+from oxid.tunnel.duplex import HIGH, Duplex
+from oxid.tunnel.ends import End
+from oxid.tunnel.in_proxy import Inbound, InProxy
+from oxid.tunnel.out_proxy import Outbound, OutProxy
+from oxid.tunnel.proxy_table import ProxyTable
+from oxid.tunnel.server import VirtualConnection, VirtualConnections
+from oxid.tunnel.windows import MAX_FRAGMENT, ReceiveWindow
+from oxid.world import World
+
+MOST_HELD: Final = SMALL.receive_window + MAX_FRAGMENT
+"""Bytes of RPC that may wait behind one window. RH-73"""
+MOST_STEPS: Final = 20_000
+"""Deadlines that may fall due in one case: a machine that asks for more is not going to stop."""
+_MARKS: Final = re.compile(rb"~l\d{5}~")
+_COOKIE: Final = slice(32, 48)
+"""Of the first PDU of every connection to a server: the virtual connection's, behind header and version."""
+_WORST: Final = (
+    End.PROTOCOL_ERROR,
+    End.REFUSED,
+    End.STALLED,
+    End.IDLE,
+    End.SETUP,
+    End.CONNECT_FAILED,
+    End.SERVER_CLOSED,
+    End.PROXY_CLOSED,
+    End.CLIENT_CLOSED,
+)
+OUTCOMES: Final = ("went on", *(end.value for end in _WORST))
+
+
+class Broken(AssertionError):
+    """A case that did what none may."""
+
+
+class Tokens:
+    """The entropy that a client drew when its story was told, so that its cookies are those of the recording."""
+
+    def __init__(self) -> None:
+        self.tokens: list[bytes] = []
+        self.random = random.Random(1)
+
+    def token(self, size: int) -> bytes:
+        return self.tokens.pop(0) if self.tokens else self.random.randbytes(size)
+
+
+class FuzzWorld:
+    """Clock, entropy and ledger, the same for thousands of cases: what one leaves, the next one finds."""
+
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        self.tokens = Tokens()
+        self.world = World(clock=self.clock, entropy=self.tokens)
+
+    def live(self) -> dict[str, int]:
+        return {kind: count for kind, count in self.world.ledger.live().items() if count}
+
+
+class FuzzPort:
+    """What a machine does to one connection."""
+
+    def __init__(self, bench: Bench, link: int, far: bool) -> None:
+        self.bench = bench
+        self.link, self.far = link, far
+        self.ended = self.paused = False
+        self.size = 0
+        """Bytes written."""
+        self.out: bytearray | None = bytearray() if bench.keep else None
+        self.backlog: deque[Event] = deque()
+        self.fed = b""
+
+    def write(self, data: Any, /) -> None:
+        if self.ended:
+            return
+        assert len(data), "nothing is written"
+        self.size += len(data)
+        if self.out is not None:
+            self.out += data
+        for mark in set(_MARKS.findall(data)):
+            self.bench.mark_left(mark, self)
+
+    def write_all(self, buffers: list[Any], /) -> None:
+        self.write(b"".join(buffers))
+
+    def close(self) -> None:
+        self.ended = True
+
+    def abort(self) -> None:
+        self.ended = True
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+
+class Bench:
+    """A party with all its links."""
+
+    def __init__(self, session: Session, fuzz: FuzzWorld, *, keep: bool = False) -> None:
+        self.keep = keep
+        self.fuzz = fuzz
+        self.world = fuzz.world
+        self.clock = fuzz.clock
+        self.clock.time = 1000.0
+        fuzz.tokens.tokens = list(session.tokens)
+        fuzz.tokens.random.seed(1)
+        self.ports: dict[tuple[int, bool], FuzzPort] = {}
+        self.legs: dict[tuple[int, bool], Any] = {}
+        self.late = 0.0
+        """By how much everything happens later than it was recorded."""
+        self.tasks: deque[Callable[[], None]] = deque()
+        self.uppers: list[FuzzUpper] = []
+        self.marks: dict[bytes, tuple[int, bool]] = {}
+
+    # What a party is ----------------------------------------------------------------------------------------
+
+    def expire(self, now: float) -> float | None:
+        raise NotImplementedError
+
+    def next_deadline(self) -> float | None:
+        raise NotImplementedError
+
+    def open(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def connected(self, event: Event, *, failed: bool) -> None: ...
+
+    def responded(self, link: int) -> None: ...
+
+    def write(self, event: Event) -> None: ...
+
+    def owner(self, link: int, far: bool) -> Hashable:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Invariants that hold between any two events."""
+        raise NotImplementedError
+
+    def shut_down(self) -> None:
+        raise NotImplementedError
+
+    def at_rest(self) -> None:
+        """Nothing may be left in any table."""
+        raise NotImplementedError
+
+    def worst(self) -> str:
+        raise NotImplementedError
+
+    # Hearing ------------------------------------------------------------------------------------------------
+
+    def hear(self, event: Event, cuts: Callable[[int], int] | None = None) -> None:
+        """Let one thing happen. `cuts` says into which pieces bytes are cut: how long the next one is."""
+        at = max(event.at + self.late, self.clock.time)
+        if event.what == "wait":
+            at += event.extra[0]
+            self.late += event.extra[0]
+        self.pass_until(at)
+        key = event.link, event.far
+        what = event.what
+        if what == "open":
+            self.open(event)
+        elif what in ("connected", "failed"):
+            self.connected(event, failed=what == "failed")
+        elif what == "responded":
+            self.responded(event.link)
+        elif what == "write":
+            self.write(event)
+        elif what == "read":
+            for upper in self.uppers:
+                upper.read(event.extra[0])
+        elif key in self.legs:
+            port = self.ports[key]
+            if what == "writable":
+                self.legs[key].writable(event.extra[0])
+            elif port.paused or port.backlog:
+                port.backlog.append(event)  # whoever does not read hears nothing, not even the end
+            else:
+                self._feed(port, event, cuts)
+        self.turn(cuts)
+        self.check()
+
+    def _feed(self, port: FuzzPort, event: Event, cuts: Callable[[int], int] | None) -> None:
+        key = event.link, event.far
+        leg = self.legs[key]
+        if event.what == "closed":
+            port.ended = True
+            leg.closed(event.extra[0] if event.extra else None)
+            return
+        data = self.remarked(event.data, key)
+        if len(port.fed) < _COOKIE.stop:
+            port.fed += data[: _COOKIE.stop]
+        while data:
+            size = len(data) if cuts is None else max(1, cuts(len(data)))
+            piece, data = data[:size], data[size:]
+            leg.receive(piece)
+            self.turn_tasks()
+            if port.paused and data:
+                port.backlog.append(Event(event.at, "bytes", event.link, event.far, data))
+                return
+
+    def remarked(self, data: bytes, key: tuple[int, bool]) -> bytes:
+        """The data with marks that say where it comes from."""
+        if b"~l" not in data:
+            return data
+        mark = b"~l%05d~" % (2 * key[0] + key[1] + 1)
+        self.marks[mark] = key
+        return _MARKS.sub(mark, data)
+
+    def mark_left(self, mark: bytes, port: FuzzPort) -> None:
+        """A mark was written to a port."""
+        came = self.marks.get(mark)
+        if came is None:
+            return  # of our own RPC layer
+        if self.owner(*came) != self.owner(port.link, port.far):
+            raise Broken(f"what came on link {came} left on {port.link, port.far}, which is somebody else's")
+
+    def turn_tasks(self) -> None:
+        while self.tasks:
+            self.tasks.popleft()()
+
+    def turn(self, cuts: Callable[[int], int] | None = None) -> None:
+        """What was put off happens, and what waited for a paused connection."""
+        again = True
+        while again:
+            self.turn_tasks()
+            again = False
+            for port in list(self.ports.values()):
+                while port.backlog and not port.paused:
+                    self._feed(port, port.backlog.popleft(), cuts)
+                    again = True
+
+    def pass_until(self, until: float) -> None:
+        """Time passes; what is due happens."""
+        steps = 0
+        while (due := self.next_deadline()) is not None and due <= until:
+            self.clock.time = max(self.clock.time, due)
+            self.expire(self.clock.time)
+            self.turn()
+            steps += 1
+            if steps > MOST_STEPS:
+                raise Broken(f"{steps} deadlines until {until}")
+        self.clock.time = max(self.clock.time, until)
+
+    # The end ------------------------------------------------------------------------------------------------
+
+    def finish(self, rng: random.Random) -> str:
+        """Everything ends: by the others, or by ourselves. Returns what became of the case."""
+        outcome = self.worst()
+        if rng.random() < 0.5:
+            for key in rng.sample(list(self.legs), len(self.legs)):
+                self.ports[key].backlog.clear()
+                self.ports[key].ended = True
+                self.legs[key].closed(rng.choice((None, TransportError("reset"))))
+                self.turn_tasks()
+        if rng.random() < 0.5:
+            self.shut_down()
+            self.turn_tasks()
+        elif self.fuzz.live():
+            self.last_close()
+        self.turn_tasks()
+        if live := self.fuzz.live():
+            self.shut_down()
+            self.turn_tasks()
+            raise Broken(f"left behind: {live}")
+        self.at_rest()
+        for upper in self.uppers:
+            assert upper.lost == 1, f"the upper layer heard of the end {upper.lost} times"
+        return outcome
+
+    def last_close(self) -> None:
+        """The others go, one connection after the other."""
+        for key, leg in list(self.legs.items()):
+            self.ports[key].ended = True
+            leg.closed(None)
+            self.turn_tasks()
+
+
+class FuzzUpper:
+    """The RPC layer: counts, sends back what comes, and stops reading while it may not write."""
+
+    def __init__(self, duplex: Duplex, *, echo: bool) -> None:
+        self.duplex = duplex
+        self.echo = echo
+        self.data = bytearray()
+        self.lost = 0
+        self.error: Exception | None = None
+        self.may_write = self.wants_to_read = True
+        self.got = 0
+        self.out: bytearray = bytearray()
+
+    def data_received(self, data: bytes, /) -> None:
+        assert type(data) is bytes
+        assert data, "nothing was received"
+        assert not self.lost
+        self.got += len(data)
+        self.out += data
+        if not self.echo:
+            return
+        self.data += data
+        while len(self.data) >= 16:
+            size = int.from_bytes(self.data[8:10], "little" if self.data[4] & 0x10 else "big")
+            assert size >= 16, "no PDU"
+            if len(self.data) < size:
+                break
+            whole = bytes(self.data[:size])
+            del self.data[:size]
+            self.duplex.write(whole)
+
+    def read(self, flag: bool) -> None:
+        self.wants_to_read = flag
+        self._set()
+
+    def pause_writing(self) -> None:
+        assert self.may_write
+        assert not self.lost
+        self.may_write = False
+        self._set()
+
+    def resume_writing(self) -> None:
+        assert not self.may_write
+        assert not self.lost
+        self.may_write = True
+        self._set()
+
+    def _set(self) -> None:
+        if self.wants_to_read and self.may_write:
+            self.duplex.resume_reading()
+        else:
+            self.duplex.pause_reading()
+
+    def connection_lost(self, error: Exception | None, /) -> None:
+        assert error is None or isinstance(error, ProtocolError | TransportError), error
+        self.lost += 1
+        self.error = error
+
+
+def check_duplex(duplex: Duplex, own: int) -> None:
+    """What waits for the upper layer, and for the other side's window. `own`: the most that was written at once."""
+    waiting = sum(size for _, size, _ in duplex._waiting)
+    if waiting > 2 * MOST_HELD:
+        raise Broken(f"{waiting} bytes wait for the upper layer")
+    check_channel(duplex._channel, HIGH + 2 * MOST_HELD + own)
+    windows: dict[int, tuple[ReceiveWindow, int]] = {}
+    for _, size, window in duplex._waiting:
+        windows[id(window)] = window, windows.get(id(window), (window, 0))[1] + size
+    for window, size in windows.values():
+        assert window.held == size, f"{window} holds {size}"
+
+
+def check_channel(channel: SendingChannel | None, most: int = MOST_HELD) -> int:
+    """The sums of a sender; returns what waits there."""
+    if channel is None:
+        return 0
+    queued = sum(size for _, size, _ in channel.queue)
+    assert queued == channel.queued, f"{channel} has {queued}"
+    assert all(len(data) == size for data, size, _ in channel.queue)
+    assert 0 <= channel.available <= channel.size, f"{channel}, {channel.available} of {channel.size}"
+    assert channel.acked <= channel.sent
+    if len(channel.rts_queue) > MAX_RTS_WAITING:
+        raise Broken(f"{len(channel.rts_queue)} RTS PDUs wait")
+    if queued > most:
+        raise Broken(f"{queued} bytes wait, {most} at most")
+    return queued
+
+
+# A proxy --------------------------------------------------------------------------------------------------
+
+
+class FuzzRequest:
+    """The shell of one tunnel request."""
+
+    def __init__(self, bench: ProxyBench, link: int, port: FuzzPort, owner: Hashable) -> None:
+        self.bench, self.link, self.port, self.owner = bench, link, port, owner
+        self.machine: Any = None
+        self.connecting = False
+        self.heads = self.refusals = self.ends = 0
+
+    def connect(self) -> None:
+        assert not self.ends
+        assert not self.connecting
+        self.connecting = True
+
+    def cancel_connect(self) -> None:
+        assert self.connecting
+        self.connecting = False
+
+    def keep_alive(self, seconds: float) -> None:
+        assert not self.ends
+        assert seconds == 0 or seconds >= 60 * SMALL.scale
+
+    def refuse(self, status: int) -> None:
+        assert not self.heads, "refused behind the head"
+        assert not self.port.size
+        assert status in (5, 1722, 1723)
+        self.refusals += 1
+        self.port.ended = True
+
+    def send_response_head(self, content_length: int) -> None:
+        assert not self.ends
+        assert not self.refusals
+        assert not self.port.size, "something was written before the head"
+        self.heads += 1
+
+    def finished(self, end: str) -> None:
+        self.ends += 1
+        assert self.port.ended, "the request was not ended"
+        assert not self.connecting or self.machine.connection is None
+        self.connecting = False
+
+
+class ProxyBench(Bench):
+    """One proxy process: requests of clients, connections to servers."""
+
+    def __init__(self, session: Session, fuzz: FuzzWorld, *, keep: bool = False) -> None:
+        super().__init__(session, fuzz, keep=keep)
+        self.table = ProxyTable(self.world, SMALL)
+        self.requests: dict[int, FuzzRequest] = {}
+        self.next_deadline = self.table.next_deadline  # type: ignore[method-assign]
+        self.expire = self.table.expire  # type: ignore[method-assign]
+
+    def open(self, event: Event) -> None:
+        if event.link in self.requests:
+            return
+        is_in, identity, target = event.extra
+        port = self.ports[event.link, False] = FuzzPort(self, event.link, False)
+        request = FuzzRequest(self, event.link, port, (identity, target))
+        make: Any = InProxy if is_in else OutProxy
+        request.machine = make(self.table, port, request, identity, target)
+        self.requests[event.link] = request
+        self.legs[event.link, False] = request.machine
+
+    def connected(self, event: Event, *, failed: bool) -> None:
+        request = self.requests.get(event.link)
+        if request is None or not request.connecting:
+            return
+        request.connecting = False
+        if failed:
+            request.machine.connect_failed()
+            return
+        port = self.ports[event.link, True] = FuzzPort(self, event.link, True)
+        self.legs[event.link, True] = request.machine.connected(port)
+
+    def owner(self, link: int, far: bool) -> Hashable:
+        return self.requests[link].owner
+
+    def check(self) -> None:
+        for request in self.requests.values():
+            assert request.ends <= 1, f"ended {request.ends} times"
+            assert request.heads <= 1
+            assert request.refusals <= 1
+            assert request.machine.finished == bool(request.ends)
+            assert not request.port.ended or request.ends or request.refusals, (
+                "a request ended, its machine not"
+            )
+        for inbound in self.table.inbound.values():
+            self._check_in(inbound)
+        for outbound in self.table.outbound.values():
+            self._check_out(outbound)
+        for channel in self.table.channels:
+            assert channel._tail is None or len(channel._tail) <= MAX_FRAGMENT
+
+    def _check_in(self, inbound: Inbound) -> None:
+        to = inbound.to_server
+        # a predecessor's and the successor's
+        held = check_channel(to, 2 * MOST_HELD)
+        for channel in (inbound.default, inbound.successor):
+            if channel is None or channel.window is None:
+                continue
+            window = channel.window
+            of_it = sum(size for _, size in channel.held or ())
+            held += of_it
+            of_it += 0 if to is None else sum(size for _, size, source in to.queue if source is window)
+            assert window.held == of_it, f"{window} of {of_it}"
+        if held > 2 * MOST_HELD:
+            raise Broken(f"{held} bytes of one IN channel wait")
+
+    def _check_out(self, outbound: Outbound) -> None:
+        held = 0
+        for channel in (outbound.default, outbound.predecessor, outbound.successor):
+            if channel is not None:
+                held += check_channel(channel.out)
+        assert outbound.window.held == held, f"{outbound.window} of {held}"
+
+    def shut_down(self) -> None:
+        self.table.shut_down()
+
+    def at_rest(self) -> None:
+        table = self.table
+        assert not table.inbound
+        assert not table.outbound
+        assert not table.channels
+        assert not len(table.deadlines)
+        for quota in (table.inbound_quota, table.outbound_quota):
+            assert not quota.total
+            assert not quota.half_open
+            assert not quota._total
+            assert not quota._half
+        for request in self.requests.values():
+            assert request.ends == 1, f"ended {request.ends} times"
+        assert all(port.ended for port in self.ports.values()), "a connection was left open"
+
+    def worst(self) -> str:
+        ends = self.table.ends + self.table.channel_ends
+        return next((end.value for end in _WORST if ends[end]), "went on")
+
+
+# A server -------------------------------------------------------------------------------------------------
+
+
+class ServerBench(Bench):
+    """An RPC server, and its connections from proxies."""
+
+    def __init__(self, session: Session, fuzz: FuzzWorld, *, keep: bool = False) -> None:
+        super().__init__(session, fuzz, keep=keep)
+        self.server = VirtualConnections(self.world, SMALL, opened=self._opened, soon=self.tasks.append)
+        self.next_deadline = self.server.next_deadline  # type: ignore[method-assign]
+        self.expire = self.server.expire  # type: ignore[method-assign]
+        self.connections: list[VirtualConnection] = []
+        self.own = 0
+
+    def _opened(self, connection: VirtualConnection) -> None:
+        upper = ServerUpper(self, connection)
+        connection.upper = upper
+        self.connections.append(connection)
+        self.uppers.append(upper)
+
+    def open(self, event: Event) -> None:
+        key = event.link, False
+        if key not in self.legs:
+            port = self.ports[key] = FuzzPort(self, event.link, False)
+            self.legs[key] = self.server.accept(port, event.link)
+
+    def write(self, event: Event) -> None:
+        if event.link < len(self.connections):
+            self.own = max(self.own, len(event.data))
+            self.connections[event.link].write(event.data)
+
+    def owner(self, link: int, far: bool) -> Hashable:
+        return self.ports[link, far].fed[_COOKIE]
+
+    def check(self) -> None:
+        for connection in self.server.connections.values():
+            check_duplex(connection, self.own)
+            check_channel(connection._out_next_channel)
+        for channel in self.server.channels:
+            assert channel._tail is None or len(channel._tail) <= MAX_FRAGMENT
+
+    def shut_down(self) -> None:
+        self.server.shut_down()
+
+    def at_rest(self) -> None:
+        server = self.server
+        assert not server.connections
+        assert not server.channels
+        assert not server.half_open
+        assert not len(server.deadlines)
+        assert all(port.ended for port in self.ports.values()), "a connection was left open"
+
+    def worst(self) -> str:
+        return next((end.value for end in _WORST if self.server.ends[end]), "went on")
+
+
+class ServerUpper(FuzzUpper):
+    """Looks whose data it is given."""
+
+    def __init__(self, bench: ServerBench, connection: VirtualConnection) -> None:
+        super().__init__(connection, echo=True)
+        self.bench = bench
+        self.cookie = connection.cookie
+
+    def data_received(self, data: bytes, /) -> None:
+        for mark in set(_MARKS.findall(data)):
+            came = self.bench.marks.get(mark)
+            if came is not None and self.bench.owner(*came) != self.cookie:
+                raise Broken(f"link {came} speaks in another virtual connection")
+        super().data_received(data)
+
+
+# A client -------------------------------------------------------------------------------------------------
+
+
+class ClientBench(Bench):
+    """One client's tunnel."""
+
+    def __init__(self, session: Session, fuzz: FuzzWorld, *, keep: bool = False) -> None:
+        super().__init__(session, fuzz, keep=keep)
+        self.deadlines = Deadlines(SMALL.tick)
+        self.asked: list[ChannelLeg] = []
+        self.given_up: list[ChannelLeg] = []
+        self.answered: set[int] = set()
+        self.failures: list[Exception] = []
+        self.opens = 0
+        self.own = 0
+        self.tunnel = ClientTunnel(self.world, SMALL, self, self.deadlines, soon=self.tasks.append)
+        self.tunnel.start()
+
+    def open_in(self, leg: ChannelLeg) -> None:
+        self.asked.append(leg)
+
+    open_out = open_in
+
+    def give_up(self, leg: ChannelLeg) -> None:
+        assert leg not in self.given_up
+        self.given_up.append(leg)
+
+    def opened(self) -> None:
+        self.opens += 1
+        upper = FuzzUpper(self.tunnel, echo=False)
+        self.uppers.append(upper)
+        self.tunnel.upper = upper
+
+    def failed(self, error: Exception) -> None:
+        assert isinstance(error, ProtocolError | TransportError), error
+        self.failures.append(error)
+
+    def next_deadline(self) -> float | None:
+        return self.deadlines.next()
+
+    def expire(self, now: float) -> float | None:
+        return self.deadlines.expire(now)
+
+    def open(self, event: Event) -> None:
+        key = event.link, False
+        if key in self.legs or event.link >= len(self.asked):
+            return
+        leg = self.asked[event.link]
+        if leg not in self.given_up:
+            port = self.ports[key] = FuzzPort(self, event.link, False)
+            self.legs[key] = leg
+            leg.opened(port)
+
+    def responded(self, link: int) -> None:
+        leg = self.legs.get((link, False))
+        if leg is not None and not leg.is_in and link not in self.answered:
+            self.answered.add(link)
+            leg.responded()
+
+    def write(self, event: Event) -> None:
+        self.own = max(self.own, len(event.data))
+        self.tunnel.write(self.remarked(event.data, (99, False)))
+
+    def owner(self, link: int, far: bool) -> Hashable:
+        # what came may not be written: clients send what their own RPC layer says
+        return link == 99 or self.asked[link].is_in
+
+    def check(self) -> None:
+        assert self.opens + len(self.failures) <= 1
+        check_duplex(self.tunnel, self.own)
+        for (link, _), port in self.ports.items():
+            leg = self.asked[link]
+            assert port.size <= leg.content_length, f"{port.size} bytes of {leg.content_length} declared"
+            assert leg._held_size <= SMALL.receive_window + 4 * MAX_FRAGMENT
+
+    def shut_down(self) -> None:
+        self.tunnel.abort()
+
+    def last_close(self) -> None:
+        # requests that are still being made fail too
+        for leg in self.asked:
+            if not leg.is_open and leg not in self.given_up:
+                leg.closed(TransportError("no connection"))
+                self.turn_tasks()
+        super().last_close()
+
+    def at_rest(self) -> None:
+        assert self.tunnel.over
+        assert not len(self.deadlines)
+        assert self.opens + len(self.failures) == 1
+        assert all(port.ended for port in self.ports.values()), "a connection was left open"
+        assert all(leg.is_open or leg in self.given_up for leg in self.asked if leg.finished)
+
+    def worst(self) -> str:
+        if not self.tunnel.over:
+            return "went on"
+        error = self.failures[0] if self.failures else None
+        lost = self.lost_with if error is None else error
+        if isinstance(lost, ProtocolError):
+            return End.PROTOCOL_ERROR.value
+        text = str(lost)
+        if "set up" in text:
+            return End.SETUP.value
+        return End.IDLE.value if "nothing came" in text else End.PROXY_CLOSED.value
+
+    @property
+    def lost_with(self) -> Exception | None:
+        """The error that the upper layer heard."""
+        return next((upper.error for upper in self.uppers), None)
+
+
+BENCHES: Final[dict[str, type[Bench]]] = {"proxy": ProxyBench, "server": ServerBench, "client": ClientBench}
+
+
+def bench_for(session: Session, fuzz: FuzzWorld, *, keep: bool = False) -> Bench:
+    """The party of a session, fresh."""
+    return BENCHES[session.party](session, fuzz, keep=keep)
