@@ -13,7 +13,7 @@ from oxid.com.options import UNAUTHENTICATED
 from oxid.com.ping_agent import PingAgent, PingTarget
 from oxid.com.ping_client import Ping
 from oxid.com.pinging import Pinger
-from oxid.com.references import RemoteExporter, tcp_addresses
+from oxid.com.references import RemoteExporter, addresses_of
 from oxid.errors import RemoteProtocolError
 from oxid.interfaces.error_info import ISupportErrorInfo
 from oxid.interfaces.remote_unknown import IRemUnknown2
@@ -352,7 +352,7 @@ def test_addresses_that_can_be_none_are_left_out():
         ),
         (),
     )
-    assert tcp_addresses(bindings) == [("three", 135), ("four", None)]
+    assert addresses_of(bindings) == [("three", 135), ("four", None)]
 
 
 def test_a_ping_target_without_an_address_has_a_name_for_the_log():

@@ -116,9 +116,9 @@ def _hold(name: str, connections: int, processes: int, period: float) -> Case:
         bars=(Bar(40, "kib"),),
         how="tunnels",
         figure="{kib:.1f} KiB",
-        tells="{connections:,.0f} tunnels of {wanted:,.0f} wanted ({descriptors:,.0f} descriptors allowed), opened with {rate:.0f} a second; {pings:.0f} pings at rest took "
-        "{ping_cpu_us:.0f} us of processor time for each tunnel; {tasks:.0f} tasks and {timers:.0f} timers in one "
-        "process",
+        tells="{connections:,.0f} tunnels of {wanted:,.0f} wanted ({descriptors:,.0f} descriptors allowed), opened "
+        "with {rate:.0f} a second; {pings:.0f} pings at rest took {ping_cpu_us:.0f} us of processor time for each "
+        "tunnel; {tasks:.0f} tasks and {timers:.0f} timers in one process",
     )
 
 

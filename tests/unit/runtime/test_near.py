@@ -150,6 +150,19 @@ def test_the_end_waits_for_a_side_that_does_not_read() -> None:
     assert story(told)[1] == ["made", b"last", "eof", "lost"]
 
 
+def test_the_end_alone_waits_too() -> None:
+    async def told(here: End, there: End) -> None:
+        there.transport.pause_reading()
+        here.transport.close()
+        await turns()
+        assert there.heard == ["made"]
+        there.transport.resume_reading()
+        await turns()
+        assert there.heard == ["made", "eof", "lost"]
+
+    story(told)
+
+
 def test_a_half_that_is_closed_still_hears() -> None:
     async def told(here: End, there: End) -> None:
         here.transport.write_eof()
