@@ -42,7 +42,7 @@ class ProxySettings:
         return replace(self, tunnel=replace(self.tunnel, period=period))
 
 
-_SWITCHES: Final = ("enabled", "allow_anonymous", "allow_plain")
+_SWITCHES: Final = ("enabled", "allow_anonymous", "allow_plain", "nearby")
 
 
 def proxy_settings(table: Mapping[str, Any], where: str, base: ProxySettings | None = None) -> ProxySettings:
