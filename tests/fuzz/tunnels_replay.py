@@ -35,6 +35,8 @@ from oxid.world import World
 
 MOST_HELD: Final = SMALL.receive_window + MAX_FRAGMENT
 """Bytes of RPC that may wait behind one window. RH-73"""
+LARGEST_READ: Final = 64 * 1024
+"""Bytes that a socket gives at once: what an RPC layer answers within one piece cannot be stopped in between."""
 MOST_STEPS: Final = 20_000
 """Deadlines that may fall due in one case: a machine that asks for more is not going to stop."""
 _MARKS: Final = re.compile(rb"~l\d{5}~")
@@ -217,7 +219,7 @@ class Bench:
         if len(port.fed) < _COOKIE.stop:
             port.fed += data[: _COOKIE.stop]
         while data:
-            size = len(data) if cuts is None else max(1, cuts(len(data)))
+            size = min(len(data) if cuts is None else max(1, cuts(len(data))), LARGEST_READ)
             piece, data = data[:size], data[size:]
             leg.receive(piece)
             self.turn_tasks()
@@ -558,7 +560,7 @@ class ServerBench(Bench):
             self.legs[key] = self.server.accept(port, event.link)
 
     def write(self, event: Event) -> None:
-        if event.link < len(self.connections):
+        if event.link < len(self.connections) and self.uppers[event.link].may_write:
             self.own = max(self.own, len(event.data))
             self.connections[event.link].write(event.data)
 
@@ -663,6 +665,8 @@ class ClientBench(Bench):
             leg.responded()
 
     def write(self, event: Event) -> None:
+        if self.uppers and not self.uppers[0].may_write:
+            return  # an RPC layer writes no more until it may
         self.own = max(self.own, len(event.data))
         self.tunnel.write(self.remarked(event.data, (99, False)))
 
@@ -676,7 +680,7 @@ class ClientBench(Bench):
         for (link, _), port in self.ports.items():
             leg = self.asked[link]
             assert port.size <= leg.content_length, f"{port.size} bytes of {leg.content_length} declared"
-            assert leg._held_size <= SMALL.receive_window + 4 * MAX_FRAGMENT
+            assert sum(map(len, leg._held or ())) <= SMALL.receive_window + 2 * MAX_FRAGMENT
 
     def shut_down(self) -> None:
         self.tunnel.abort()

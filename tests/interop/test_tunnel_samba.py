@@ -2,7 +2,7 @@
 
 Samba 4.17 as a client of RPC over HTTP
 - stops reading at the first RTS PDU after the connection stands, so what it sends has to stay below half of a window,
-  after which it is acknowledged: `validate` with `torture:quick` makes the arrays of rpc.echo small, and leaves TestSleep out;
+  after which it is acknowledged: `validate` with `torture:quick` makes its arrays small, and leaves TestSleep out;
 - hangs where session tickets of TLS 1.3 come: it is told to use TLS 1.2;
 - always takes a proxy, and version 2: where no RpcProxy is named, the server is its own.
 """

@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).parents[2] / "oxid"
 def checkout(tmp_path: Path) -> Path:
     """A checkout with an environment that is ready and does nothing."""
     (tmp_path / "locks").mkdir()
-    for name in ("runtime", "test", "bench"):
+    for name in ("runtime", "test", "bench", "plot"):
         (tmp_path / "locks" / f"{name}.lock").write_text(f"{name}==1\n")
     (tmp_path / "peers.txt").write_text("# comment\nshell: sh env\nnonsense: no-such-command sh\n")
     (tmp_path / "oxid").write_bytes(SCRIPT.read_bytes())
@@ -97,6 +97,9 @@ def test_an_environment_is_stale_when_its_interpreter_is_gone(launcher: ModuleTy
         (["test", "-k", "x"], ["runtime", "test"]),
         (["bench", "rpc"], ["runtime"]),
         (["bench", "rpc", "--peers=all"], ["runtime", "bench"]),
+        (["soak", "http"], ["runtime", "plot"]),
+        (["soak", "http", "--minutes", "3", "--no-plot"], ["runtime"]),
+        (["soak", "rpcss"], ["runtime"]),
     ],
 )
 def test_only_what_a_command_needs_is_installed(
@@ -117,7 +120,7 @@ def test_only_what_a_command_needs_is_installed(
 def test_an_unknown_part_is_wrong_usage(checkout: Path) -> None:
     ended = start(checkout, "setup", "tests")
     assert ended.returncode == 2
-    assert ended.stderr == "oxid: no part named tests; there are runtime, test, bench\n"
+    assert ended.stderr == "oxid: no part named tests; there are runtime, test, bench, plot\n"
 
 
 def test_settings_of_pip_are_passed_to_uv(launcher: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,3 +172,12 @@ def test_who_may_not_install_peers_goes_on_without(launcher: ModuleType, checkou
     finally:
         os.chdir(before)
     assert became[0] == [launcher.PYTHON, "-m", "pytest", "-q", "--durations=15", "-x"]
+
+
+def test_the_whole_suite_runs_in_two_halves_and_the_worse_end_counts(
+    launcher: ModuleType, checkout: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    says = "import sys; half = sys.argv[1] == 'tests/scenario'; print('half', sys.argv[1]); sys.exit(0 if half else 3)"
+    launcher.PYTEST = [sys.executable, "-c", says]
+    assert launcher.test_in_two_halves() == 3
+    assert capfd.readouterr().out == "half tests/scenario\nhalf --ignore=tests/scenario\n"

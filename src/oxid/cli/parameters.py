@@ -122,6 +122,9 @@ class ProxyAccess:
         )
 
 
+NO_PROXY: Final = ProxyAccess(None, None, "auto", 2, None, None, any_certificate=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """Who a client command is, and how its calls are protected."""
@@ -131,7 +134,7 @@ class Access:
     kerberos: bool
     level: int
     timeout_s: float
-    proxy: ProxyAccess
+    proxy: ProxyAccess = NO_PROXY
 
     def credentials(self, target: Target, *, required: bool) -> Any:
         """The credentials for a target; None (unauthenticated) only where they are not required."""

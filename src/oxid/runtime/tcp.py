@@ -38,18 +38,18 @@ def hands_out_bytes(loop: asyncio.AbstractEventLoop) -> bool:
 class SharedBufferFace(asyncio.BufferedProtocol):
     """Gives what arrives in the shared buffer to a connection."""
 
-    __slots__ = ("_buffer", "_receive", "_view", "connection")
+    __slots__ = ("_receive", "_view", "connection")
 
     def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.connection = connection
         self._receive = connection.data_received
-        self._buffer, self._view = shared_buffer(loop)
+        _, self._view = shared_buffer(loop)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.connection.connection_made(transport)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self._buffer
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._view  # a view: TLS slices it to read on, and a slice of the bytearray would be a copy
 
     def buffer_updated(self, nbytes: int) -> None:
         self._receive(bytes(self._view[:nbytes]))

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from oxid.bench.meter import private_bytes
 from oxid.bench.process import run
-from oxid.bench.rounds import BenchFailed
+from oxid.bench.rounds import BenchFailed, Program
 from oxid.errors import OxidError
 from oxid.soak import processes
 from oxid.soak.checks import Checks
@@ -33,6 +33,7 @@ from oxid.soak.http_rest import (
 )
 from oxid.soak.http_settings import RULES, SETUP_TIMER, HttpSettings, growth
 from oxid.soak.http_stage import HttpStage, find_echo, open_stage, tables
+from oxid.soak.judge import differences
 
 Say = Callable[[str], None]
 
@@ -65,6 +66,7 @@ class HttpSoak:
         self._told = 0
         """Signals to end."""
         self._began = monotonic()
+        self._servers_before: dict[str, int] = {}
         self.samples: list[dict[str, Any]] = []
         """Of the whole run, once a second, for the plot."""
         self.rests: list[dict[str, Any]] = []
@@ -82,6 +84,7 @@ class HttpSoak:
                 await asyncio.to_thread(stage.memory, trace="start")
             await crew.warm_up()
             before = await at_rest(stage)
+            self._servers_before = await asyncio.to_thread(_ask_servers, stage.programs["servers"])
             first = await asyncio.to_thread(stage.memory, trim=True)
             self._began = monotonic()
             sampling = asyncio.create_task(self._sample(crew))
@@ -200,9 +203,8 @@ class HttpSoak:
         """End the servers behind the proxy, then the host, politely; nothing may be left of either."""
         stage, checks = self._stage, self._checks
         servers, host = stage.programs["servers"], stage.host
-        servers.go_on()
-        live = json.loads(await asyncio.to_thread(servers.line))
-        checks.check("servers", [f"{count} of {kind} are live" for kind, count in live.items()])
+        live = await asyncio.to_thread(_ask_servers, servers)
+        checks.check("servers", differences("live", self._servers_before, live))
         servers.let_go()
         wrong = await asyncio.to_thread(_ended, "the servers", servers)
         host.signal(signal.SIGTERM)
@@ -257,7 +259,14 @@ class HttpSoak:
         }
 
 
-def _ended(what: str, program: Any) -> list[str]:
+def _ask_servers(servers: Program) -> dict[str, int]:
+    """What is live in the servers behind the proxy."""
+    servers.go_on()
+    live: dict[str, int] = json.loads(servers.line())
+    return {kind: count for kind, count in live.items() if kind != "timer"}
+
+
+def _ended(what: str, program: Program) -> list[str]:
     try:
         code = program.ends(STOP_S)
     except BenchFailed as error:

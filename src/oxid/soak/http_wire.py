@@ -44,6 +44,10 @@ class Wrong(Exception):
     """Something did not come as it must."""
 
 
+class Ended(Wrong):
+    """The server has ended a tunnel, where it must not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """On this machine's loopback; `http_peers` tells what listens behind the proxy."""
@@ -234,12 +238,14 @@ class RawTunnel:
     async def await_c2(self) -> None:
         assert self.outward is not None
         status = await self.outward.head()
+        if not status or status.startswith(b"HTTP/1.0 503 "):
+            raise Ended(f"the OUT channel was answered with {status[:60]!r}")
         if not status.startswith(b"HTTP/1.1 200 Success\r\n"):
             raise Wrong(f"the OUT channel was answered with {status[:60]!r}")
         for kind in (rts.Kind.CONN_A3, rts.Kind.CONN_C):
             found = await self.outward.pdu()
             if not found:
-                raise Wrong(f"the OUT channel ended before {kind.name}")
+                raise Ended(f"the OUT channel ended before {kind.name}")
             if rts.parse(found).kind is not kind:
                 raise Wrong(f"{rts.parse(found).kind} came in the place of {kind.name}")
 
@@ -282,6 +288,8 @@ class RawVersion1:
         self.wire = await self.place.wire()
         self.wire.send(head("RPC_CONNECT", self.target, None))
         status = await self.wire.head()
+        if not status or status.startswith(b"HTTP/1.0 503 "):
+            raise Ended(f"RPC_CONNECT was answered with {status[:60]!r}")
         if not status.startswith(b"HTTP/1.1 200 "):
             raise Wrong(f"RPC_CONNECT was answered with {status[:60]!r}")
         self.place.counts["sessions"] += 1

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import math
 import threading
+import traceback
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -181,8 +182,10 @@ class Application:
     def fault(self, error: BaseException) -> None:
         """An extension raised. Its frames are not kept: they hold the request. S13"""
         self.blocks.faults += 1
-        log.error("%s failed", self.settings.name, exc_info=error)
+        # as text: a record with the exception would keep the frames for as long as somebody keeps the record
+        said = "".join(traceback.format_exception(error)).rstrip()
         clear_frames(error)
+        log.error("%s failed\n%s", self.settings.name, said)
 
     # Pending requests -------------------------------------------------------------------------------------
 

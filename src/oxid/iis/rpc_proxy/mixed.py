@@ -46,6 +46,8 @@ class MixedChannel:
         self.proxy.channels.add(self)
         self._ecb.when_lost(self.shut_down)
         if self._ecb is not None:
+            self._ecb.when_body(self._client_came)
+        if self._ecb is not None:
             self._connecting = self.proxy.spawn(self._connect())
 
     async def _connect(self) -> None:
@@ -117,6 +119,12 @@ class MixedChannel:
             self._refuse()
 
     # From the client --------------------------------------------------------------------------------------
+
+    def _client_came(self) -> None:
+        """Before its 200 a client has nothing to say: one that ends its half then is gone. T19"""
+        ecb = self._ecb
+        if ecb is not None and not self._opened and ecb.body_ended:
+            self._end()
 
     def _client_ended(self) -> None:
         """The client has ended its half: the server may still answer for a moment. RH-11"""
