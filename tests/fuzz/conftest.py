@@ -10,6 +10,7 @@ from tests.fuzz.arena import Arena, report
 
 CASES = 200_000
 _reports: list[str] = []
+_tables: list[tuple[str, list[str]]] = []
 _tally: Counter[tuple[str, str, str]] = Counter()
 
 
@@ -41,7 +42,23 @@ def account(request: pytest.FixtureRequest) -> Account:
     return Account(request.node.name)
 
 
+class Tables:
+    """What tests of tunnels say to the summary: lines under a title."""
+
+    def add(self, title: str, lines: list[str]) -> None:
+        _tables.append((title, lines))
+
+
+@pytest.fixture
+def tables() -> Tables:
+    return Tables()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for title, lines in _tables:
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
     if _reports:
         terminalreporter.section("fuzz: cases per PDU type and outcome")
         for line in (*_reports, *report(_tally)):

@@ -200,6 +200,23 @@ def change_field(rng: random.Random, events: Events, at: int, cookies: Sequence[
     events[at] = replace(events[at], data=changed)
 
 
+def change_acknowledgment(rng: random.Random, events: Events, at: int, cookies: Sequence[bytes]) -> None:
+    """Less is acknowledged than came, or more, with another room."""
+
+    def is_ack(data: bytes) -> bool:
+        return is_rts(data) and any(command == Command.FLOW_CONTROL_ACK for command, _ in commands_of(data))
+
+    at = _near(rng, events, at, is_ack)
+    data = events[at].data
+    if not is_ack(data):
+        return
+    where = next(offset for command, offset in commands_of(data) if command == Command.FLOW_CONTROL_ACK)
+    received = _WORD.unpack_from(data, where + 4)[0]
+    received += rng.choice((0, 1, -1, -40, 40, rng.randrange(-9000, 9000), 1 << 31))
+    fields = struct.pack("<II", received & 0xFFFF_FFFF, rng.choice((0, 1, 100, 4000, 16383, 16384, 16385)))
+    events[at] = replace(events[at], data=data[: where + 4] + fields + data[where + 12 :])
+
+
 def change_header(rng: random.Random, events: Events, at: int, cookies: Sequence[bytes]) -> None:
     """Version, type, fragment flags, byte order, lengths, flags or count of a header lie."""
     at = _near(rng, events, at, bool)
@@ -390,6 +407,7 @@ def _with_length(data: bytes) -> bytes:
 Change = Callable[[random.Random, Events, int, Sequence[bytes]], None]
 CHANGES: Final[tuple[Change, ...]] = (
     *(change_field,) * 4,
+    *(change_acknowledgment,) * 2,
     *(change_header,) * 2,
     *(drop,) * 2,
     *(double,) * 2,

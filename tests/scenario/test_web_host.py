@@ -108,7 +108,8 @@ def test_files_extensions_and_applications_are_served_from_one_file(host):
 @pytest.mark.parametrize("kept", [1, 20])
 def test_a_connection_that_was_kept_and_then_ends_with_success_counts_no_more(tmp_path, kept):
     """Q142658: HSE_STATUS_SUCCESS_AND_KEEP_CONN, and later HSE_STATUS_SUCCESS when the client is done."""
-    with OxidHost(options=["--config", str(configured(tmp_path))]) as host:
+    file = configured(tmp_path)
+    with OxidHost(options=["--config", str(file)], more_environment={"PYTHONPATH": str(tmp_path)}) as host:
         for _ in range(5):
             there = connection_to(host)
             for _ in range(kept):

@@ -53,7 +53,7 @@ class Gateway(OxidHost):
         self.client_certificate.write_bytes(client.cert.read_bytes() + client.key.read_bytes())
         super().__init__(
             namespace=namespace,
-            ping_period=0.5,
+            ping_period=4.0,  # peers start all at once, and must not seem dead
             options=[
                 *("--config", str(file)),
                 *("--ncacn-http", "127.0.0.1:593", "--http", "127.0.0.1:80", "--https", "127.0.0.1:443"),

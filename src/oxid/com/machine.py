@@ -563,7 +563,8 @@ async def connect(
     """
     options, credentials = process_security.settled(options, credentials)
     if proxy is not None:
-        route = ProxyRoute(proxy, credentials) if isinstance(proxy, str) else proxy
+        who = None if isinstance(credentials, Anonymous) else credentials
+        route = ProxyRoute(proxy, who) if isinstance(proxy, str) else proxy
         options = replace(options, proxy=route)
     host, options = _place(host, options)
     world = world or World.real()

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from oxid.config import DEFAULT_HTTP_PORT, HostOptions
@@ -18,7 +19,11 @@ from oxid.errors import ConfigurationError
 from oxid.iis.asgi import AsgiApplications
 from oxid.iis.exchange import Exchange
 from oxid.iis.isapi.application import ApplicationSettings, AsyncApplication
+from oxid.iis.isapi.filter_stages import install_filters
+from oxid.iis.isapi.filters import FilterChain
 from oxid.iis.isapi.host import IsapiHost
+from oxid.iis.isapi.python_filters import PythonFilter
+from oxid.iis.isapi.python_module import PythonModule
 from oxid.iis.rpc_proxy.extension import RpcProxy
 from oxid.iis.rpc_proxy.settings import ProxySettings, proxy_settings
 from oxid.iis.rpc_proxy.valid_ports import Target
@@ -46,6 +51,8 @@ RPC_PATH: Final = "/rpc"
 RPC_WITH_CERT_PATH: Final = "/rpcwithcert"
 """The same for clients with a certificate. [MS-RPCH] 2.2.2"""
 PROXY_NAME: Final = "rpcproxy.dll"
+SHUTDOWN_S: Final = 3.0
+"""For requests that extensions have kept, when the host stops; it has ten seconds for all."""
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _GREETING: Final = b"""<!DOCTYPE html>
@@ -104,7 +111,8 @@ class WebPart:
         options = host.options
         self.proxy = RpcProxy(host.world, self._proxy_settings(options))
         self.server = WebServer(host.world, self._settings(options), authenticator=host.authenticator)
-        self.isapi = IsapiHost(self.server)
+        self.isapi = IsapiHost(self.server, ApplicationSettings(shutdown_limit=SHUTDOWN_S))
+        self._filters: list[PythonFilter] = []
         self.isapi.install()
         # a tunnel is a request that is pending for as long as its client wants
         settings = ApplicationSettings(PROXY_NAME, pending_warning=float("inf"))
@@ -121,15 +129,35 @@ class WebPart:
     async def start(self) -> None:
         """Listen. Raises ConfigurationError for what cannot be bound, or a certificate that cannot be used."""
         options = self._host.options
+        self._load_filters(self.server.settings.filters)
+        await self._start_applications(self.server.settings)
         for address in options.http or ():
             self.http.append(await self.server.listen(address.host, address.port))
-        tls = _tls(options)
+        tls = self.server.settings.sites[0].tls
         for address in options.https:
             self.https.append(await self.server.listen(address.host, address.port, tls=tls))
         for endpoint in await self.server.listen_all():
             (self.https if endpoint.protseq == "https" else self.http).append(endpoint)
         if options.http == () and not self.http and not self.https:
             self.http.append(await self._listen_by_default())
+
+    def _load_filters(self, names: tuple[str, ...]) -> None:
+        """Raises ConfigurationError for one that cannot be loaded."""
+        for name in names:
+            self._filters.append(PythonFilter(PythonModule(name), Path(name).name).load())
+        if self._filters:
+            install_filters(self.server, FilterChain(self._filters))
+
+    async def _start_applications(self, settings: ServerSettings) -> None:
+        """Load the ASGI applications of the configuration, and tell them that the server starts. Raises
+        ConfigurationError for one that is not there or says no."""
+        for site in settings.sites:
+            for directory in site.directories:
+                handlers = [one.handler for one in directory.script_maps]
+                for handler in (*handlers, *(one.handler for one in directory.modules)):
+                    if handler.kind == "asgi":
+                        self.asgi.handler(directory, handler.argument)
+        await self.asgi.startup()
 
     async def _listen_by_default(self) -> Endpoint:
         host = self._host.hosts[0]
@@ -141,12 +169,20 @@ class WebPart:
 
     async def aclose(self) -> None:
         """End every tunnel and request. May be called twice."""
-        await asyncio.gather(self.server.aclose(), self.isapi.aclose(), self.asgi.aclose())
+        await asyncio.gather(self.server.aclose(), self.isapi.aclose())
+        await self.asgi.aclose()
+        filters, self._filters = self._filters, []
+        for one in filters:
+            one.terminate()
 
     async def apply(self, options: HostOptions) -> None:
         """Serve by a new configuration from the next request on. Raises ConfigurationError."""
+        settings = self._settings(options)
+        await self._start_applications(settings)
+        if settings.filters != self.server.settings.filters:
+            log.warning("filters take effect after a restart")
         self.proxy.apply(self._proxy_settings(options))
-        self.server.apply(self._settings(options))
+        self.server.apply(settings)
         for endpoint in await self.server.listen_all():
             (self.https if endpoint.protseq == "https" else self.http).append(endpoint)
 
@@ -172,6 +208,8 @@ class WebPart:
         taken = {directory.path.lower() for directory in first.directories}
         mounted = [made for made in self._proxy_directories(options) if made.path not in taken]
         tls = first.tls or _tls(options)
+        if tls is None and options.https:
+            raise ConfigurationError("--https needs a certificate: --cert FILE, and --key FILE")
         first = replace(first, directories=(*first.directories, *mounted), tls=tls)
         return replace(found, sites=(first, *others))
 
@@ -224,9 +262,7 @@ def greet(exchange: Exchange) -> None:
 
 
 def _tls(options: HostOptions) -> TlsSettings | None:
-    """The certificate of the command line. Raises ConfigurationError where one is needed and not named."""
+    """The certificate of the command line."""
     if options.cert is None:
-        if options.https:
-            raise ConfigurationError("--https needs a certificate: --cert FILE, and --key FILE")
         return None
     return TlsSettings(options.cert, options.key, client_certificates="optional")

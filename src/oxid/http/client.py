@@ -7,7 +7,7 @@ reply = exchange.receive(data)          None until a response's head, or a whole
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final, NamedTuple
 
 import h11
@@ -17,7 +17,9 @@ from oxid.errors import LocalProtocolError, RemoteProtocolError
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a response's head; servers send a few hundred."""
 MAX_SMALL_BODY: Final = 256 * 1024
-"""Bytes of the body of a response that is read whole: an error page."""
+"""Bytes of the body of a response that is read whole, an error page; what is longer is cut, and so is the connection."""
+MAX_INFORMATIONAL: Final = 32
+"""Responses like 100 Continue before the real one; servers send one, or none."""
 
 Headers = Sequence[tuple[str, str]]
 
@@ -44,21 +46,22 @@ class ClientExchange:
     """
 
     def __init__(
-        self, method: str, target: str, headers: Headers, *, streams: Sequence[int] = (), ended: bool = False
+        self, method: str, target: str, headers: Headers, *, streams: Container[int] = (), ended: bool = False
     ) -> None:
         """`ended`: the request has no body, or an empty one. Raises LocalProtocolError for what cannot be sent."""
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
-        self._streams = frozenset(streams)
+        self._streams = streams
         self._response: h11.Response | None = None
         self._body = bytearray()
         self.continued = False
         """The server said 100 Continue."""
+        self._informational = 0
         try:
             request = h11.Request(method=method, target=target, headers=list(headers))
             head = self._connection.send(request)
             if ended:
                 head = (head or b"") + (self._connection.send(h11.EndOfMessage()) or b"")
-        except h11.LocalProtocolError as error:
+        except (h11.LocalProtocolError, UnicodeEncodeError) as error:
             raise LocalProtocolError(f"{method} {target}: {error}") from error
         self.head: bytes = head or b""
 
@@ -73,6 +76,9 @@ class ClientExchange:
                     return None
                 if isinstance(event, h11.InformationalResponse):
                     self.continued = event.status_code == 100
+                    self._informational += 1
+                    if self._informational > MAX_INFORMATIONAL:
+                        raise RemoteProtocolError("the server says that it goes on, and does not")
                 elif isinstance(event, h11.Response):
                     self._response = event
                     if event.status_code in self._streams:
@@ -80,7 +86,7 @@ class ClientExchange:
                 elif isinstance(event, h11.Data):
                     self._body += event.data
                     if len(self._body) > MAX_SMALL_BODY:
-                        raise RemoteProtocolError(f"a response with more than {MAX_SMALL_BODY} bytes of body")
+                        return self._reply(bytes(self._body), keep_alive=False)
                 elif isinstance(event, h11.EndOfMessage):
                     keep = connection.their_state is not h11.MUST_CLOSE
                     return self._reply(bytes(self._body), keep_alive=keep)

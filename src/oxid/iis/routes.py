@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from oxid.iis.exchange import Handler
 
 NO_SITE: Final = SiteSettings(id=0, bindings=(), directories=())
+ANY: Final = frozenset({"", "0.0.0.0", "::"})
+"""Addresses of bindings that stand for all of the machine's."""
 NOWHERE: Final = DirectorySettings(access=Access.NONE)
 
 
@@ -45,13 +47,13 @@ def find_site(
     for site in sites:
         for binding in site.bindings:
             if (
-                (binding.address and binding.address != address)
+                (binding.address not in ANY and binding.address != address)
                 or (binding.port and binding.port != port)
                 or (binding.host and binding.host != name)
                 or (binding.port and binding.tls != tls)
             ):
                 continue
-            rank = (bool(binding.host), bool(binding.address), bool(binding.port))
+            rank = (bool(binding.host), binding.address not in ANY, bool(binding.port))
             if rank > best_rank:
                 best, best_rank = site, rank
     return best

@@ -164,6 +164,8 @@ class WebServer:
         else:
             try:
                 handler = factory(directory, wanted.argument)
+            except ConfigurationError as error:
+                log.error("%s: %s", directory.path, error)
             except Exception:
                 log.exception("%s: %s %s cannot be used", directory.path, wanted.kind, wanted.argument)
         self._handlers[key] = (directory, handler)
@@ -570,7 +572,7 @@ def _not_found(exchange: Exchange) -> None:
 
 
 def _options(exchange: Exchange) -> None:
-    exchange.respond(200, b"", [(b"Allow", b"OPTIONS, TRACE, GET, HEAD, POST")])
+    exchange.respond(200, b"", [(b"Allow", b"OPTIONS, GET, HEAD, POST")])
 
 
 def _only(verbs: frozenset[str], handler: Handler, exchange: Exchange) -> None:

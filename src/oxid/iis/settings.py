@@ -232,6 +232,8 @@ class ServerSettings:
 
     sites: tuple[SiteSettings, ...] = ()
     limits: HttpLimits = field(default_factory=HttpLimits)
+    filters: tuple[str, ...] = ()
+    """Python files of ISAPI filters, in the order in which they are loaded. They see every site."""
     server_header: str = "Microsoft-IIS/6.0"
     """What extensions and clients see as SERVER_SOFTWARE; empty sends none."""
     file_check: float = 0.5

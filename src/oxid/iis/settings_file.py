@@ -49,6 +49,7 @@ KINDS: Final = ("isapi", "asgi", "rpcproxy")
 SITE_KEYS: Final = (
     "id", "name", "bindings", "root", "default_documents", "cert", "key", "client_certificates", "client_ca",
     "keep_alive", "limits", "realm", "error_pages", "mime_types", "log", "access", "auth", "browse", "dir",
+    "filters",
 )  # fmt: skip
 DIRECTORY_KEYS: Final = (
     "path", "physical", "access", "auth", "script_maps", "modules", "isolated", "default_documents", "browse",
@@ -73,6 +74,7 @@ def sites_from(tables: object, *, base: Path, where: str = "configuration") -> S
         _fail(where, "'site' is a list of tables, written [[site]]")
     sites: list[SiteSettings] = []
     limits: HttpLimits | None = None
+    filters: list[str] = []
     for number, table in enumerate(tables, 1):
         at = f"{where}: [[site]] {number}"
         site = _Table(table, SITE_KEYS, at, base)
@@ -81,12 +83,14 @@ def sites_from(tables: object, *, base: Path, where: str = "configuration") -> S
             if limits is not None and own != limits:
                 _fail(f"{at} limits", "they hold for the whole server, and another site says otherwise")
             limits = own
+        filters += [str(base / name) for name in site.each("filters", str)]
         made = _site(site, number)
         if any(made.id == other.id for other in sites):
             _fail(f"{at} id", f"there are two sites with id {made.id}")
         sites.append(made)
     _check_bindings(sites, where)
-    return ServerSettings(sites=tuple(sites), limits=limits or HttpLimits())
+    loaded = tuple(dict.fromkeys(filters))
+    return ServerSettings(sites=tuple(sites), limits=limits or HttpLimits(), filters=loaded)
 
 
 def _site(table: _Table, number: int) -> SiteSettings:

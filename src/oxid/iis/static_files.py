@@ -34,7 +34,7 @@ MOST_CACHED: Final = 32 * 1024 * 1024
 MOST_LISTED: Final = 10_000
 """Names of a directory that are listed."""
 
-_ALLOW: Final = [(b"Allow", b"OPTIONS, TRACE, GET, HEAD")]
+_ALLOW: Final = [(b"Allow", b"OPTIONS, GET, HEAD")]
 
 
 class _Cached:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from oxid.auth.channel_binding import tls_server_end_point
@@ -27,6 +28,10 @@ from oxid.values.status import ERROR_ACCESS_DENIED, Win32
 from oxid.world import World
 
 _RPC_ERROR: Final = re.compile(r"RPC Error: ([0-9A-Fa-f]{1,8})")
+_FINAL: Final = range(200, 600)
+"""Statuses of responses that are acted on at their head: of a refusal nobody reads the page."""
+_MOST_REASON: Final = 200
+"""Characters of a web server's own words in an error of ours."""
 
 
 class Receiver(Protocol):
@@ -51,6 +56,27 @@ class Receiver(Protocol):
         """It reads again."""
 
 
+class _Nobody:
+    """Who hears of a channel that is gone, or is somebody else's."""
+
+    __slots__ = ()
+
+    def opened(self) -> None: ...
+
+    def received(self, data: bytes) -> None: ...
+
+    def refused(self, error: OxidError) -> None: ...
+
+    def lost(self, error: Exception | None) -> None: ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
+
+
 class HttpChannel:
     """Made by `open_channel`; whoever has it closes it."""
 
@@ -58,18 +84,20 @@ class HttpChannel:
         self.loop = loop
         self.transport: Any = None
         self.peer: Any = None
-        self._receiver = receiver
+        self._receiver: Receiver = receiver
         self._exchange: ClientExchange | None = None
         self._reply: asyncio.Future[Reply] | None = None
         self._handed_over = False
         self._streaming = False
         self._descriptor = -1
+        self._connected = False
         self.closed_waiter: asyncio.Future[None] = loop.create_future()
 
     # What the loop calls ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self._connected = True
         self.peer = transport.get_extra_info("peername")
         link = transport.get_extra_info("socket")
         self._descriptor = -1 if link is None else link.fileno()
@@ -93,14 +121,17 @@ class HttpChannel:
         if self._reply is not None:
             if not self._reply.done():
                 self._reply.set_result(reply)
-        elif reply.status == 200:
+        elif not 200 <= reply.status < 300:
+            self._fail(refusal(reply))
+        elif reply.values("transfer-encoding"):
+            self._fail(RemoteProtocolError("the answer comes in chunks: something changes it on its way"))
+        else:
             self._streaming = True
             self._exchange = None
-            self._receiver.opened()
+            receiver = self._receiver
+            receiver.opened()
             if reply.body:
-                self._receiver.received(reply.body)
-        else:
-            self._fail(refusal(reply))
+                receiver.received(reply.body)
 
     def eof_received(self) -> None:
         return None
@@ -115,13 +146,25 @@ class HttpChannel:
         self.transport = None
         forks.forget(self)
         if self._reply is not None and not self._reply.done():
-            lost = TransportError("the proxy closed the connection")
-            lost.__cause__ = error
-            self._reply.set_exception(lost)
+            self._end_reply(self._reply, error)
+        receiver, self._receiver = self._receiver, _NOBODY
         if self._handed_over:
-            self._receiver.lost(error)
+            receiver.lost(error)
         if not self.closed_waiter.done():
             self.closed_waiter.set_result(None)
+
+    def _end_reply(self, waiter: asyncio.Future[Reply], error: Exception | None) -> None:
+        """The connection is gone while a response is awaited: its end may be the response's."""
+        reply: Reply | None = None
+        if error is None and self._exchange is not None:
+            with suppress(RemoteProtocolError):
+                reply = self._exchange.receive(b"")
+        if reply is not None:
+            waiter.set_result(reply)
+            return
+        lost = TransportError("the proxy closed the connection")
+        lost.__cause__ = error
+        waiter.set_exception(lost)
 
     def _fail(self, error: OxidError) -> None:
         if self._reply is not None and not self._reply.done():
@@ -153,6 +196,7 @@ class HttpChannel:
     def release(self) -> Any:
         """The transport, which is somebody else's from now on."""
         transport, self.transport = self.transport, None
+        self._receiver = _NOBODY
         forks.forget(self)
         if not self.closed_waiter.done():
             self.closed_waiter.set_result(None)
@@ -171,7 +215,8 @@ class HttpChannel:
     async def aclose(self) -> None:
         """Close at once, and wait until it is. May be called twice."""
         self.abort()
-        await asyncio.shield(self.closed_waiter)
+        if self._connected:
+            await asyncio.shield(self.closed_waiter)
 
     def descriptors(self) -> tuple[int, ...]:
         return (self._descriptor,)
@@ -238,10 +283,10 @@ async def open_channel(
                 raise transport_error(route.host, route.port, error) from error
             await _authenticate(channel, route, method, target, length, world, threads)
     except TimeoutError as error:
-        channel.abort()
+        await channel.aclose()
         raise transport_error(route.host, route.port, error) from error
     except BaseException:
-        channel.abort()
+        await channel.aclose()
         raise
     return channel
 
@@ -267,16 +312,19 @@ async def _authenticate(
         said = await _step(threads, login, login.first)
         if login.asks_first:
             reply = await channel.ask(ClientExchange(method, target, _headers(route, 0, said), ended=True))
-            if reply.status != 401:
+            if 200 <= reply.status < 300:
+                said = None  # it takes anybody: that was the answer to a request without a body
+            elif reply.status != 401:
                 raise refusal(reply)
-            said = await _step(threads, login, lambda: login.answer(reply))
-            if said is None:
-                raise refusal(reply)
+            else:
+                said = await _step(threads, login, lambda: login.answer(reply))
+                if said is None:
+                    raise refusal(reply)
             if not reply.keep_alive:
                 raise RemoteProtocolError(
                     "the proxy closes the connection in the middle of the authentication"
                 )
-        exchange = ClientExchange(method, target, _headers(route, length, said), streams=(200,))
+        exchange = ClientExchange(method, target, _headers(route, length, said), streams=_FINAL)
         channel.begin(exchange)
     finally:
         login.close()
@@ -309,13 +357,12 @@ def refusal(reply: Reply) -> OxidError:
     found = _RPC_ERROR.search(reply.reason)
     if found is not None:
         return error_for(Win32(int(found[1], 16)), "the RPC proxy refused")
+    reason = reply.reason[:_MOST_REASON]
     if reply.status in (401, 403):
-        error = AccessDenied(
-            Win32(ERROR_ACCESS_DENIED), f"the web server refused: {reply.status} {reply.reason}"
-        )
+        error = AccessDenied(Win32(ERROR_ACCESS_DENIED), f"the web server refused: {reply.status} {reason}")
         error.remedy = "check user, password and authentication of the proxy, and whether it wants TLS"
         return error
-    return TransportError(f"the web server answered {reply.status} {reply.reason}")
+    return TransportError(f"the web server answered {reply.status} {reason}")
 
 
 def _bindings(channel: HttpChannel) -> bytes | None:

@@ -18,6 +18,8 @@ RESOLVER_PORT: Final = 593
 DEFAULT_PATH: Final = "/rpc/rpcproxy.dll"
 TUNNEL_PERIOD: Final = 120.0
 """Seconds of a wire ConnectionTimeout; the timers of a tunnel are fractions of it."""
+_IN_A_TARGET: Final = frozenset(map(chr, range(0x21, 0x7F)))
+"""What the path of a request may be written with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +123,25 @@ def _split(url: str) -> tuple[str, str, int, str]:
     """Scheme, host, port and path of a proxy's address. Raises ConfigurationError."""
     if url == "direct":
         return "", "", 0, ""
+    shown = url if "@" not in url else "…@" + url.rpartition("@")[2]  # a password may stand in front of it
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        port = parts.port
+        host, port = (parts.hostname or "").encode("idna").decode("ascii"), parts.port
     except ValueError as error:
-        raise ConfigurationError(f"{url!r} is no address of an RPC proxy: {error}") from error
+        raise ConfigurationError(f"{shown!r} is no address of an RPC proxy: {error}") from error
+    if "@" in parts.netloc:
+        raise ConfigurationError(
+            f"{shown!r} is no address of an RPC proxy: the account is given apart from it (--proxy-user)"
+        )
     if (
         parts.scheme not in ("http", "https")
-        or not parts.hostname
+        or not host
         or parts.query
         or parts.fragment
-        or "@" in parts.netloc
+        or not _IN_A_TARGET.issuperset(parts.path)
     ):
         raise ConfigurationError(
-            f"{url!r} is no address of an RPC proxy: http://gateway/rpc/rpcproxy.dll was expected"
+            f"{shown!r} is no address of an RPC proxy: http://gateway/rpc/rpcproxy.dll was expected"
         )
     path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
-    return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), path
+    return parts.scheme, host, port or (443 if parts.scheme == "https" else 80), path

@@ -249,7 +249,9 @@ class _Timers:
 
     def check_idle(self) -> None:
         """Keep no timer where nothing has a deadline."""
-        if not len(self.deadlines):
+        if (
+            self.deadlines.next() is None
+        ):  # which also forgets what was wanted, so that the next one is wanted anew
             self._driver.close()
 
 

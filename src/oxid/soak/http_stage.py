@@ -205,6 +205,10 @@ def _host(stage: HttpStage) -> Program:
     words = ["serve", "--state", str(stage.state), "--config", str(stage.directory / "oxid.toml")]
     for option in ("--rpc", "--ncacn-http", "--http"):
         words += [option, f"{HERE}:0"]
+    words += [
+        "--ping-period",
+        f"{stage.settings.period:g}",
+    ]  # a set without objects is kept for three of them
     words += ["--tunnel-period", f"{stage.settings.period:g}", "--log-file", str(stage.log)]
     words += ["--log-level", "warning", "--insecure-anonymous"]
     leash = ["-m", "oxid.soak.leash", str(os.getpid()), str(stage.errors)]

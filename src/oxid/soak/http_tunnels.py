@@ -133,7 +133,11 @@ def _dcom(version: int) -> Act:
 
     async def act(place: Place, chance: random.Random) -> None:
         options = ClientOptions(
-            port=place.ports.resolver, proxy=_route(place, version), agent="own", call_timeout=CALL_S
+            port=place.ports.resolver,
+            proxy=_route(place, version),
+            agent="own",
+            call_timeout=CALL_S,
+            ping_period=place.period,
         )
         async with (
             connect(HERE, Password(USER, PASSWORD), options=options, world=place.world) as machine,

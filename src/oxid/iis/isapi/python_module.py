@@ -46,6 +46,8 @@ class PythonModule:
                 sys.isapidllhandle = 1  # type: ignore[attr-defined]  # samples look whether they are hosted
                 try:
                     self.module = self._import()
+                except ConfigurationError:
+                    raise
                 except (Exception, SystemExit) as error:
                     raise ConfigurationError(f"cannot load {self.source}: {error!r}") from error
                 self._find_errors()

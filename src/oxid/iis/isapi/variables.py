@@ -68,6 +68,11 @@ def path_translated(exchange: Exchange) -> str:
     info = exchange.path_info
     root = exchange.directory.physical
     if info and root is not None:
+        inside = exchange.directory.path.rstrip("/")
+        if inside and (info.lower() + "/").startswith(inside.lower() + "/"):
+            info = info[
+                len(inside) :
+            ]  # a map of everything: the path is whole, and the directory has its own place
         parts = [part for part in info.split("/") if part not in ("", ".", "..")]
         return os.path.join(str(root), *parts)
     return str(physical)
