@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from tests.fuzz.conftest import Tables
-from tests.fuzz.tunnels import Event, Session, marked, record_all
+from tests.fuzz.tunnels import SMALL, Event, Session, marked, record_all
 from tests.fuzz.tunnels_attack import attack
 from tests.fuzz.tunnels_heads import KINDS, PASSWORDS, head
 from tests.fuzz.tunnels_mutate import CHANGES, is_rts, mutate
@@ -248,6 +248,22 @@ def test_work_and_memory_of_a_flood(flood: str, piece: str) -> None:
         bench.finish(random.Random(1))
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.req("RH-20")
+def test_a_request_never_gets_longer_than_it_declared() -> None:
+    """A server that drips is acknowledged often; what is beyond the declared body would be another request."""
+    session = next(s for s in record_all() if s.story == "talk" and s.party == "client")
+    bench = bench_for(session, FuzzWorld())
+    for event in session.events:
+        bench.hear(event)
+    into, out = bench.ports[0, False], bench.legs[1, False]
+    for byte in marked(4000):
+        out.receive(bytes((byte,)))
+    bench.turn()
+    assert 120_000 < into.size <= SMALL.channel_lifetime
+    assert bench.worst() == "setup"
+    bench.finish(random.Random(1))
 
 
 # HTTP -----------------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ A proxy is one process with both roles; its events say which link they came on, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
 
 from tests.support.tunnel_world import ClientEnd, End, TunnelWorld, pdu
 
+from oxid.tunnel import rts
 from oxid.tunnel.client import ChannelLeg
 from oxid.tunnel.in_proxy import InProxy
 from oxid.tunnel.options import TunnelOptions
@@ -323,4 +324,35 @@ def record_all() -> tuple[Session, ...]:
         world = RecordingWorld(name, proxies=proxies, options=SMALL)
         story(world)
         found += world.done()
+    found += [made for session in found if (made := hurried(session)) is not None]
     return tuple(found)
+
+
+def hurried(session: Session) -> Session | None:
+    """The same with the successors of IN channels before their predecessors stand, as our client never is.
+
+    None where a session has none of them.
+    """
+    events = list(session.events)
+    changed = False
+    for event in session.events:
+        if event.what != "bytes" or event.data[2:3] != b"\x14" or len(event.data) < 88:
+            continue
+        found = rts.parse(event.data)
+        if found.kind not in (rts.Kind.IN_A1, rts.Kind.IN_R1_A2):
+            continue
+        # behind the first that says the predecessor's cookie: its own first PDU, or what it was sent to the server as
+        where = next(i for i, other in enumerate(events) if found.cookies[1] in other.data)
+        block = [other for other in events[where:] if other.link == event.link][:2]
+        if found.kind is rts.Kind.IN_A1:
+            link = events[where].link
+            where = next((i for i, e in enumerate(events) if e.what == "connected" and e.link == link), where)
+        elif rts.parse(events[where].data).kind is not rts.Kind.IN_R1_A2:
+            continue  # behind the establishment a server takes none that early
+        if block[0].what != "open" or block[1] is not event or events.index(event) < where:
+            continue
+        for other in block:
+            events.remove(other)
+        events[where + 1 : where + 1] = [replace(other, at=events[where].at) for other in block]
+        changed = True
+    return replace(session, story=f"{session.story}, hurried", events=events) if changed else None

@@ -250,6 +250,17 @@ def move(rng: random.Random, events: Events, at: int, cookies: Sequence[bytes]) 
     events.insert(rng.randrange(len(events) + 1), event)
 
 
+def hurry(rng: random.Random, events: Events, at: int, cookies: Sequence[bytes]) -> None:
+    """A connection comes earlier, or later, than it was expected, with the first that is said on it."""
+    at = _near(rng, events, at, lambda data: False, opening=True)
+    link = events[at].link
+    block = [event for event in events[at:] if event.link == link][: rng.choice((2, 2, 3))]
+    for event in block:
+        events.remove(event)
+    at = max(0, min(len(events), at + rng.choice((-8, -5, -3, -2, -1, 2, 5))))
+    events[at:at] = block
+
+
 def swap_channels(rng: random.Random, events: Events, at: int, cookies: Sequence[bytes]) -> None:
     """Bytes come on another link than they were meant for, from here on or once."""
     other = rng.choice(events)
@@ -412,6 +423,7 @@ CHANGES: Final[tuple[Change, ...]] = (
     *(drop,) * 2,
     *(double,) * 2,
     *(move,) * 2,
+    *(hurry,) * 2,
     *(swap_channels,) * 2,
     *(swap_cookies,) * 3,
     *(swap_identities,) * 2,

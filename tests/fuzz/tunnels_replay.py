@@ -275,6 +275,7 @@ class Bench:
                 self.ports[key].ended = True
                 self.legs[key].closed(rng.choice((None, TransportError("reset"))))
                 self.turn_tasks()
+                self.check()
         if rng.random() < 0.5:
             self.shut_down()
             self.turn_tasks()

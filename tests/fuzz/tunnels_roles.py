@@ -372,7 +372,7 @@ class ClientBench(Bench):
         if isinstance(lost, ProtocolError):
             return End.PROTOCOL_ERROR.value
         text = str(lost)
-        if "set up" in text:
+        if "set up" in text or "used up" in text:
             return End.SETUP.value
         return End.IDLE.value if "nothing came" in text else End.PROXY_CLOSED.value
 

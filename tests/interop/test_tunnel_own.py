@@ -130,5 +130,5 @@ def test_without_tls_nobody_comes_in_unless_the_host_says_so(
             assert "alive" in started["tls"].result().stdout
             for name in ("plain", "version 1"):
                 assert "403 Forbidden" in started[name].result().stdout
-                assert "wants TLS" in started[name].result().stdout
+                assert "may want TLS (https)" in started[name].result().stdout
         strict.at_rest()

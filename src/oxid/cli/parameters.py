@@ -95,6 +95,11 @@ class ProxyAccess:
     certificate: Path | None
     any_certificate: bool
 
+    @property
+    def by_way_of(self) -> str:
+        """What an error adds to the name of the server that it is about."""
+        return f" through {self.url}" if self.url not in (None, "direct") else ""
+
     def route(self, credentials: Any, password_stdin: bool) -> Any:
         """The ProxyRoute, or None without a proxy; `credentials` are those of the calls, and the proxy's where
         nobody else is named. ConfigurationError, UsageError"""
@@ -109,7 +114,11 @@ class ProxyAccess:
             domain, _, user = name.rpartition("\\")
             if not user:
                 raise click.UsageError("--proxy-user is written [DOMAIN\\]user[%password]")
-            who = Password(user, password if percent else read_password(password_stdin), domain=domain)
+            who = Password(
+                user,
+                password if percent else read_password(password_stdin, of="Password at the proxy"),
+                domain=domain,
+            )
         return ProxyRoute(
             self.url,
             who,
@@ -156,8 +165,8 @@ class Access:
         return target.password if target.password is not None else read_password(self.password_stdin)
 
 
-def read_password(from_stdin: bool, *, twice: bool = False) -> str:
-    """The password from the first line of stdin, or asked for on a terminal."""
+def read_password(from_stdin: bool, *, twice: bool = False, of: str = "Password") -> str:
+    """The password from the next line of stdin, or asked for on a terminal with the words `of`."""
     if from_stdin:
         line = sys.stdin.readline()
         if not line:
@@ -165,7 +174,7 @@ def read_password(from_stdin: bool, *, twice: bool = False) -> str:
         return line.rstrip("\r\n")
     if not sys.stdin.isatty():
         raise click.UsageError("no password: give it with --password-stdin")
-    answer: str = click.prompt("Password", hide_input=True, err=True, confirmation_prompt=twice)
+    answer: str = click.prompt(of, hide_input=True, err=True, confirmation_prompt=twice)
     return answer
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from oxid.cli.output import progress
 from oxid.cli.parameters import Access
-from oxid.config import Target
+from oxid.config import Address, Target
 
 if TYPE_CHECKING:
     from oxid.com.machine import Machine
@@ -49,7 +49,8 @@ def converse(
                 async with connect(target.host, credentials, options=options, probe=probe) as machine:
                     return await story(machine)
         except TimeoutError as error:
-            text = f"{what}: no answer from {target.address} within {access.timeout_s:g} s"
+            place = str(Address(target.host, options.port)) + access.proxy.by_way_of
+            text = f"{what}: no answer from {place} within {access.timeout_s:g} s"
             raise TimeoutError(text) from error
 
     with progress(what):

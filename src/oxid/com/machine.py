@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
-from oxid.auth.credentials import Credentials
+from oxid.auth.credentials import Anonymous, Credentials
 from oxid.com import client_activation
 from oxid.com.activation_properties import ActivationOut
 from oxid.com.activation_templates import ReplyReader

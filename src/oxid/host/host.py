@@ -352,16 +352,17 @@ class Host:
         options: ClientOptions | None = None,
         probe: bool = True,
     ) -> AbstractAsyncContextManager[Machine]:
-        """As `oxid.connect`; objects of this host may be passed as parameters, and come back as themselves."""
+        """As `oxid.connect`; objects of this host may be passed as parameters, and come back as themselves. Not so
+        through an RPC proxy: this host's agent does not know that way, and nobody can call back on it."""
         options = replace(options or ClientOptions(idle_timeout=IDLE_S), ping_period=self.options.ping_period)
-        exporter = self.exporter
+        proxied = options.proxy is not None
         return connect(
             host,
             credentials,
             options=options,
             world=self.world,
-            exporter=exporter,
-            agent=self.agent,
+            exporter=None if proxied else self.exporter,
+            agent=None if proxied else self.agent,
             probe=probe,
         )
 
@@ -395,7 +396,7 @@ class Host:
         """
         for changed in fields(options):
             name = changed.name
-            if name in ("registry", "sites", "rpc_proxy") or name.startswith("log_"):
+            if name in ("registry", "sites", "rpc_proxy", "proxy_insecure") or name.startswith("log_"):
                 continue
             if getattr(options, name) != getattr(self.options, name):
                 log.warning("--%s takes effect after a restart", name.replace("_", "-"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -73,17 +74,18 @@ class HostPorts:
 
     def admits(self, target: Target) -> bool:
         """Whether this is a port of ours, under a name of ours."""
-        return target.host.lower() in self._names() and target.port in self._ports()
+        ports = self._ports()
+        return target.port in ports and target.host.lower() in self._names(ports.values())
 
     def place(self, target: Target) -> str:
         """The address on which the host listens, whatever the client called it."""
         host = self._ports().get(target.port, target.host)
         return _WILDCARDS.get(host, host)
 
-    def _names(self) -> set[str]:
+    def _names(self, listening: Iterable[str]) -> set[str]:
         host = self._host
         names = {socket.gethostname(), *host.options.advertise}
-        for address in host.hosts:
+        for address in {*host.hosts, *listening}:
             names |= {address, *host.names_of(address)}
             if address in _WILDCARDS or address.startswith("127.") or address in _LOOPBACK:
                 names |= set(_LOOPBACK)
@@ -181,8 +183,9 @@ class WebPart:
         await self._start_applications(settings)
         if settings.filters != self.server.settings.filters:
             log.warning("filters take effect after a restart")
-        self.proxy.apply(self._proxy_settings(options))
-        self.server.apply(settings)
+        proxy = self._proxy_settings(options)
+        self.server.apply(settings)  # raises before anything has changed
+        self.proxy.apply(proxy)
         for endpoint in await self.server.listen_all():
             (self.https if endpoint.protseq == "https" else self.http).append(endpoint)
 

@@ -17,7 +17,7 @@ from oxid.errors import LocalProtocolError, RemoteProtocolError
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a response's head; servers send a few hundred."""
 MAX_SMALL_BODY: Final = 256 * 1024
-"""Bytes of the body of a response that is read whole, an error page; what is longer is cut, and so is the connection."""
+"""Bytes of the body of a response that is read whole, an error page; what is longer is cut, and the connection too."""
 MAX_INFORMATIONAL: Final = 32
 """Responses like 100 Continue before the real one; servers send one, or none."""
 

@@ -495,20 +495,13 @@ async def connect(
         return face_of(connection, loop)
 
     try:
-        async with asyncio.timeout(timeout):
-            if proxy is None:
+        if proxy is None:
+            async with asyncio.timeout(timeout):
                 await loop.create_connection(face, host, port)
-            else:
-                connection = make()
-                await open_tunnel(
-                    proxy,
-                    host,
-                    port,
-                    connection,
-                    world=world,
-                    threads=threads or _threads,
-                    timeout=timeout,
-                )
+        else:
+            connection = make()
+            way = threads or _threads
+            await open_tunnel(proxy, host, port, connection, world=world, threads=way, timeout=timeout)
     except (OSError, TimeoutError) as error:
         if security is not None:
             security.context.close()

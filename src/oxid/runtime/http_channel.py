@@ -356,11 +356,18 @@ def refusal(reply: Reply) -> OxidError:
     """The exception for a response that is not 200: the code of the proxy where it tells one. [MS-RPCH] 2.1.2.1.3"""
     found = _RPC_ERROR.search(reply.reason)
     if found is not None:
-        return error_for(Win32(int(found[1], 16)), "the RPC proxy refused")
+        refused = error_for(Win32(int(found[1], 16)), "the RPC proxy refused")
+        if isinstance(refused, AccessDenied):
+            refused.remedy = (
+                "name the server and the port as the proxy's ValidPorts does, or have them added there"
+            )
+        return refused
     reason = reply.reason[:_MOST_REASON]
     if reply.status in (401, 403):
         error = AccessDenied(Win32(ERROR_ACCESS_DENIED), f"the web server refused: {reply.status} {reason}")
-        error.remedy = "check user, password and authentication of the proxy, and whether it wants TLS"
+        error.remedy = (
+            "check user and password at the web server; it may want TLS (https), or a certificate of ours"
+        )
         return error
     return TransportError(f"the web server answered {reply.status} {reason}")
 
@@ -373,5 +380,8 @@ def _bindings(channel: HttpChannel) -> bytes | None:
 
 def _tls_error(route: ProxyRoute, error: ssl.SSLError) -> TransportError:
     made = TransportError(f"TLS to {route.authority}: {error.reason or error}")
-    made.remedy = "check the proxy's certificate and its name, or name the file that it is signed with"
+    made.remedy = (
+        "check the proxy's certificate and its name, or name the file that it is signed with; a port of plain HTTP "
+        "is asked with http://"
+    )
     return made

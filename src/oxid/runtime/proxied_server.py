@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from oxid.rpc.pdu import PacketType
@@ -39,6 +40,8 @@ class ProxiedConnections:
         )
         self._undecided: dict[TunnelTcp, float] = {}
         """Who has not said what it is, and until when; in the order of the deadlines."""
+        self._undecided_of: Counter[str] = Counter()
+        """How many of them come from each address: a proxy has many connections, but it says at once what they are."""
         self._closing = False
         self._empty: asyncio.Future[None] | None = None
 
@@ -51,20 +54,32 @@ class ProxiedConnections:
         self.accepted.add(connection)
         self.server.world.ledger.rpc_connection.enter()
         limits = self.server.limits
-        if self._closing or len(self.accepted) > 2 * limits.max_connections:
+        if self._closing:
+            return False
+        of_address = self._undecided_of[connection.source] + 1
+        if len(self.accepted) > 2 * limits.max_connections or of_address > limits.max_connections_per_address:
+            self.server.core.note_refusal(
+                connection.peer, f"{len(self.accepted)} connections, {of_address} of this address in suspense"
+            )
             return False
         deadline = self.server.world.clock.now() + limits.bind_timeout
         self._undecided[connection] = deadline
+        self._undecided_of[connection.source] = of_address
         self._driver.want(deadline)
         return True
 
     def decided(self, connection: TunnelTcp) -> None:
-        """It has said what it is."""
-        self._undecided.pop(connection, None)
+        """It has said what it is, or never will."""
+        if self._undecided.pop(connection, None) is None:
+            return
+        counts = self._undecided_of
+        counts[connection.source] -= 1
+        if not counts[connection.source]:
+            del counts[connection.source]
 
     def left(self, connection: TunnelTcp) -> None:
         """A connection is gone, or is none of ours any more."""
-        self._undecided.pop(connection, None)
+        self.decided(connection)
         self.accepted.discard(connection)
         self.server.world.ledger.rpc_connection.leave()
         if not self.accepted:
@@ -75,7 +90,8 @@ class ProxiedConnections:
 
     def _opened(self, virtual: VirtualConnection) -> None:
         """Both halves met: the RPC layer takes over."""
-        peer, secondary_address = virtual.in_peer
+        peer, local, secondary_address = virtual.in_peer
+        virtual.extra["sockname"] = local
         connection = self.server.tunnelled(secondary_address)
         virtual.upper = connection
         virtual.extra["peername"] = peer
@@ -86,7 +102,7 @@ class ProxiedConnections:
         for connection, deadline in list(self._undecided.items()):
             if deadline > now:
                 break
-            del self._undecided[connection]
+            self.decided(connection)
             self.server.core.note_refusal(connection.peer, "it did not say what it is in time")
             connection.abort()
         upcoming = [next(iter(self._undecided.values()))] if self._undecided else []
@@ -129,6 +145,12 @@ class TunnelTcp:
         self.peer: Any = None
         self.data_received: Any = self._decide
 
+    @property
+    def local(self) -> Any:
+        """Our own address that the proxy connected to."""
+        name = None if self.transport is None else self.transport.get_extra_info("sockname")
+        return name[:2] if isinstance(name, tuple) else name
+
     # What the loop calls ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
@@ -150,7 +172,9 @@ class TunnelTcp:
         self._early = b""
         self._owner.decided(self)
         if early[0] == 5 and early[2] == PacketType.RTS:
-            leg = self._leg = self._owner.virtual.accept(self, (self.peer, self._secondary_address))
+            leg = self._leg = self._owner.virtual.accept(
+                self, (self.peer, self.local, self._secondary_address)
+            )
             receive = leg.receive
             self.data_received = receive
             transport = self.transport
@@ -160,9 +184,16 @@ class TunnelTcp:
         connection = self._owner.server.tunnelled(self._secondary_address)
         transport, self.transport = self.transport, None
         transport.set_protocol(face_of(connection, self._owner.server.loop))
+        self.data_received = _deaf
         self._owner.left(self)
         connection.connection_made(transport)
-        connection.data_received(early)
+        if not transport.is_closing():  # above a limit it is cut at once
+            connection.data_received(early)
+
+    @property
+    def source(self) -> str:
+        """The address of whoever connected."""
+        return str(self.peer[0]) if isinstance(self.peer, tuple) else str(self.peer)
 
     def eof_received(self) -> None:
         return None

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from oxid.errors import OxidError, RemoteProtocolError, TransportError
+from oxid.runtime import forks
 from oxid.runtime.deadlines import DeadlineDriver
 from oxid.runtime.dispatch import Threads
 from oxid.runtime.http_channel import HttpChannel, open_channel
@@ -29,6 +30,8 @@ from oxid.world import World
 
 BANNER: Final = b"ncacn_http/1.0"
 """What a server sends first on its port for proxies. [MS-RPCH] 2.1.2.2.1"""
+FAREWELL_S: Final = 5.0
+"""For what is on its way when a tunnel is closed: a proxy may never read it."""
 
 
 async def open_tunnel(
@@ -41,17 +44,48 @@ async def open_tunnel(
     threads: Threads,
     timeout: float,
 ) -> None:
-    """Connect `connection` to an RPC server over HTTP. Raises TransportError, AccessDenied, StatusError with what
-    the proxy refused, AuthenticationError, ConfigurationError."""
+    """Connect `connection` to an RPC server over HTTP, within `timeout` seconds. Raises TransportError, AccessDenied,
+    StatusError with what the proxy refused, AuthenticationError, ConfigurationError."""
+    try:
+        async with asyncio.timeout(timeout):
+            if route.direct:
+                await _open_directly(host, port, connection)
+            elif route.version == 1:
+                await _open_version_1(route, host, port, connection, world, threads, timeout)
+            else:
+                await _Tunnel(route, host, port, connection, world, threads, timeout).open()
+    except TimeoutError as error:
+        raise _timed_out(route, host, port) from error
+
+
+def _timed_out(route: ProxyRoute, host: str, port: int) -> TransportError:
     if route.direct:
-        await _open_directly(host, port, connection, timeout)
-    elif route.version == 1:
-        await _open_version_1(route, host, port, connection, world, threads, timeout)
+        made = TransportError(f"cannot connect to {host}:{port}: timed out before {BANNER.decode()!r} came")
+        made.remedy = "check that this is the server's port for RPC proxies, mostly 593"
     else:
-        await _Tunnel(route, host, port, connection, world, threads, timeout).open()
+        made = TransportError(f"cannot reach {host}:{port} through {route.authority}: timed out")
+        made.remedy = "check the address of the RPC proxy, and that it reaches the server"
+    return made
 
 
 # Version 2 ------------------------------------------------------------------------------------------------
+
+
+class _Machine(ClientTunnel):
+    """A tunnel whose `abort` also cuts the connections that an earlier `close`, or a recycling, left to end by
+    themselves: their proxy may never read."""
+
+    __slots__ = ("cut",)
+
+    cut: Callable[[], None]
+
+    def abort(self) -> None:
+        ClientTunnel.abort(self)
+        self.cut()
+
+
+def _nothing() -> None:
+    """What is left to do when everything is closed."""
 
 
 class _Tunnel:
@@ -78,7 +112,7 @@ class _Tunnel:
             channel_lifetime=route.in_lifetime,
         )
         self._timers = _timers_of(self._loop, world, options.tick)
-        self.machine = ClientTunnel(
+        self.machine = _Machine(
             world,
             options,
             self,
@@ -86,6 +120,7 @@ class _Tunnel:
             association_group=self._timers.association_group,
             soon=self._loop.call_soon,
         )
+        self.machine.cut = self._cut
         self._requests: dict[ChannelLeg, asyncio.Task[None]] = {}
         self._channels: set[HttpChannel] = set()
         self._waiter: asyncio.Future[None] = self._loop.create_future()
@@ -93,6 +128,7 @@ class _Tunnel:
         self._ended = False
         self._attached = False
         self._over = False
+        self._farewell: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self.data_received = connection.data_received
         self.pause_writing = connection.pause_writing
@@ -140,15 +176,25 @@ class _Tunnel:
     def failed(self, error: Exception) -> None:
         """It could not be opened."""
         if not self._waiter.done():
-            self._waiter.set_exception(_reason(error))
+            self._waiter.set_exception(error)
         self._ended = True
-        self._look_whether_over()
+        self._cut()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The machine is over; the RPC layer hears of it when the channels are."""
         self._lost, self._ended = error, True
-        if not self._waiter.done():
-            self._waiter.set_exception(_reason(error or TransportError("the tunnel was closed")))
+        if error is not None:
+            self._cut()
+            return
+        self._look_whether_over()
+        if not self._over:
+            self._world.ledger.timer.enter()
+            self._farewell = self._loop.call_later(FAREWELL_S, self._cut)
+
+    def _cut(self) -> None:
+        """Wait for no connection that ends by itself."""
+        for channel in list(self._channels):
+            channel.abort()
         self._look_whether_over()
 
     # Its HTTP requests --------------------------------------------------------------------------------
@@ -169,7 +215,7 @@ class _Tunnel:
         return task
 
     async def _open_channel(self, method: str, leg: ChannelLeg) -> None:
-        receiver = _Receiver(self, leg)
+        receiver = _Receiver(leg)
         try:
             channel = await open_channel(
                 self._route,
@@ -182,10 +228,9 @@ class _Tunnel:
                 timeout=self._timeout,
                 tls=self._tls,
             )
-        except (OxidError, OSError) as error:
-            leg.closed(error)
+        except Exception as error:
+            leg.closed(_reason(error))
             return
-        receiver.channel = channel
         self._channels.add(channel)
         channel.closed_waiter.add_done_callback(lambda _: self._channel_closed(channel))
         leg.opened(channel)
@@ -198,7 +243,12 @@ class _Tunnel:
         if not self._ended or self._over or self._requests or self._channels:
             return
         self._over = True
-        self._timers.check_idle()
+        self._timers.give_back()
+        self.machine.cut = _nothing
+        if self._farewell is not None:
+            self._farewell.cancel()
+            self._farewell = None
+            self._world.ledger.timer.leave()
         connection, self._connection = self._connection, None
         self.data_received = self.pause_writing = self.resume_writing = None
         if connection is not None and self._attached:
@@ -210,12 +260,10 @@ class _Tunnel:
 class _Receiver:
     """Tells a leg of the machine what its HTTP channel tells."""
 
-    __slots__ = ("_refusal", "channel", "closed", "leg", "received", "tunnel")
+    __slots__ = ("_refusal", "leg", "received")
 
-    def __init__(self, tunnel: _Tunnel, leg: ChannelLeg) -> None:
-        self.tunnel = tunnel
+    def __init__(self, leg: ChannelLeg) -> None:
         self.leg = leg
-        self.channel: HttpChannel | None = None
         self.received = leg.receive
         self._refusal: Exception | None = None
 
@@ -236,9 +284,12 @@ class _Receiver:
 
 
 class _Timers:
-    """The deadlines of all client tunnels of a loop that have one period."""
+    """The deadlines of all client tunnels of a loop that have one period; ends with the last of them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, world: World, granularity: float) -> None:
+        self._loop = loop
+        self._key = world, granularity
+        self._users = 0
         self._driver = DeadlineDriver(loop, world, self._expire)
         self.deadlines = Deadlines(granularity, self._driver.want)
         self.association_group = world.entropy.token(COOKIE_SIZE)
@@ -247,12 +298,19 @@ class _Timers:
     def _expire(self, now: float) -> float | None:
         return self.deadlines.expire(now)
 
-    def check_idle(self) -> None:
-        """Keep no timer where nothing has a deadline."""
-        if (
-            self.deadlines.next() is None
-        ):  # which also forgets what was wanted, so that the next one is wanted anew
+    def take(self) -> _Timers:
+        """For one more tunnel, until `give_back`."""
+        self._users += 1
+        return self
+
+    def give_back(self) -> None:
+        """Keep no timer where nothing has a deadline, and nothing at all, not even the loop, where no tunnel is."""
+        self._users -= 1
+        # `next` also forgets what was wanted, so that the next one is wanted anew
+        if self.deadlines.next() is None:
             self._driver.close()
+        if not self._users:
+            _timers[self._loop].pop(self._key)
 
 
 _timers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, _Timers]]] = WeakKeyDictionary()
@@ -263,13 +321,17 @@ def _timers_of(loop: asyncio.AbstractEventLoop, world: World, granularity: float
     found = of_loop.get((world, granularity))
     if found is None:
         found = of_loop[world, granularity] = _Timers(loop, world, granularity)
-    return found
+    return found.take()
 
 
 def _reason(error: Exception) -> Exception:
     if isinstance(error, OxidError):
         return error
-    made = TransportError(f"the RPC proxy closed the connection: {error}")
+    what = str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        made = TransportError(f"the connection to the RPC proxy was lost: {what}")
+    else:
+        made = TransportError(f"the RPC proxy cannot be asked: {what}")
     made.__cause__ = error
     return made
 
@@ -287,7 +349,7 @@ class _Version1:
         self.waiter: asyncio.Future[None] = loop.create_future()
         self._refusal: Exception | None = None
         self._responded = False
-        self._early = b""
+        self._transport: Any = None
 
     def opened(self) -> None:
         self._responded = True
@@ -298,25 +360,27 @@ class _Version1:
         channel = self.channel
         if channel is None or not self._responded or self.waiter.done():
             return
-        transport = channel.release()
+        transport = self._transport = channel.release()
+        self.channel = None
         self._connection.connection_made(transport)
         transport.set_protocol(face_of(self._connection, self._loop))
         self.waiter.set_result(None)
-        if self._early:
-            self._connection.data_received(self._early)
 
     def received(self, data: bytes) -> None:
-        if self.waiter.done():
-            self._connection.data_received(data)
-        else:
-            self._early += data
+        self._connection.data_received(data)  # behind the head, in one piece with it
 
     def refused(self, error: OxidError) -> None:
         self._refusal = error
 
     def lost(self, error: Exception | None) -> None:
+        self.channel = None
         if not self.waiter.done():
             self.waiter.set_exception(_reason(self._refusal or error or TransportError("the proxy hung up")))
+
+    def abort(self) -> None:
+        """Whoever asked for the connection went away, perhaps after it was handed over."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def pause_writing(self) -> None:
         """Nothing is written here yet."""
@@ -346,10 +410,10 @@ async def _open_version_1(
         timeout=timeout,
     )
     receiver.channel = channel
-    receiver.hand_over()
     try:
         await receiver.waiter
     except BaseException:
+        receiver.abort()
         await channel.aclose()
         raise
 
@@ -361,12 +425,22 @@ class _Banner:
         self._loop = loop
         self._connection = connection
         self._seen = b""
+        self._descriptor = -1
         self.transport: Any = None
         self.waiter: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        link = transport.get_extra_info("socket")
+        self._descriptor = -1 if link is None else link.fileno()
+        forks.watch(self)
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._descriptor,)
+
+    def after_fork(self) -> None:
+        """We are a child of whoever connected: this is not our connection."""
 
     def data_received(self, data: bytes) -> None:
         if self.waiter.done():
@@ -378,6 +452,7 @@ class _Banner:
             self.transport.abort()
         elif len(seen) >= len(BANNER):
             transport = self.transport
+            forks.forget(self)
             self._connection.connection_made(transport)
             transport.set_protocol(face_of(self._connection, self._loop))
             self.waiter.set_result(None)
@@ -395,22 +470,22 @@ class _Banner:
         """Nothing is written here."""
 
     def connection_lost(self, error: Exception | None) -> None:
+        forks.forget(self)
         if not self.waiter.done():
             self.waiter.set_exception(TransportError("the server closed the connection before its banner"))
         if not self.closed.done():
             self.closed.set_result(None)
 
 
-async def _open_directly(host: str, port: int, connection: Any, timeout: float) -> None:
+async def _open_directly(host: str, port: int, connection: Any) -> None:
     loop = asyncio.get_running_loop()
     banner = _Banner(loop, connection)
     try:
-        async with asyncio.timeout(timeout):
+        try:
             await loop.create_connection(lambda: face_of(banner, loop), host, port)
-            await banner.waiter
-    except (OSError, TimeoutError) as error:
-        await _abort(banner)
-        raise transport_error(host, port, error) from error
+        except OSError as error:
+            raise transport_error(host, port, error) from error
+        await banner.waiter
     except BaseException:
         await _abort(banner)
         raise

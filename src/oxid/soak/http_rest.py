@@ -34,6 +34,8 @@ MORE_OBJECTS: Final = 128
 """By which the objects of one class may be more at the end: caches that are still filling."""
 EMPTY_SETS: Final = 1024
 """Ping sets without objects stay for as long as they may be used again; they are bounded by rate and period."""
+HEADS: Final = 1024
+"""Heads and files that the web server remembers; it bounds them by itself."""
 _STATES: Final = {"01": "ESTABLISHED", "04": "FIN_WAIT1", "05": "FIN_WAIT2", "08": "CLOSE_WAIT"}
 _DEAD: Final = ("FIN_WAIT2", "CLOSE_WAIT")
 
@@ -116,7 +118,7 @@ async def look_at_tables(stage: HttpStage, before: dict[str, float], checks: Che
 
 def _allowed(name: str) -> int:
     """Caches of the web server fill up; they are bounded by themselves."""
-    return 4096 if name.endswith((".heads", ".files")) else 0
+    return HEADS if name.endswith((".heads", ".files")) else 0
 
 
 def look_at_objects(before: dict[str, int], after: dict[str, int], checks: Checks) -> None:
@@ -130,7 +132,9 @@ def look_at_objects(before: dict[str, int], after: dict[str, int], checks: Check
 
 
 def _more(name: str) -> int:
-    return EMPTY_SETS if name.startswith("oxid.rpcss.ping_sets.") else MORE_OBJECTS
+    if name.startswith("oxid.rpcss.ping_sets."):
+        return EMPTY_SETS
+    return HEADS if name.startswith("oxid.http.heads.") else MORE_OBJECTS
 
 
 def tcp_states(pid: int) -> dict[str, int]:

@@ -41,6 +41,8 @@ FIRST_OUT: Final = 76
 """Content-Length of the first OUT channel request: CONN/A1. [MS-RPCH] 2.1.2.1.2"""
 NEXT_OUT: Final = 120
 """Content-Length of its successors: A3, then A11 or C1."""
+FAREWELL: Final = 256
+"""Bytes of a lifetime for the PDUs of a recycling: A7 and A5, with some to spare."""
 
 
 class ClientShell(Protocol):
@@ -362,8 +364,20 @@ class ClientTunnel(Duplex):
 
     def _acknowledge(self, window: ReceiveWindow) -> None:
         """Tell the out-proxy, by way of in-proxy and server, that there is room again."""
-        if self._channel is not None:
-            self._channel.send_rts(r.ack_forwarded(Destination.OUT_PROXY, *window.report(), window.cookie))
+        self._send_aside(r.ack_forwarded(Destination.OUT_PROXY, *window.report(), window.cookie))
+
+    def _send_aside(self, pdu: Buffer) -> None:
+        """Send an RTS PDU that is part of no sequence: those may be many while a recycling is not answered.
+
+        A request's body never gets longer than declared: its rest would be read as the next request.
+        """
+        channel = self._channel
+        if channel is None:
+            return
+        if channel.left < len(pdu) + FAREWELL:
+            self.end(End.SETUP, TransportError("the lifetime of the IN channel is used up"), abort=True)
+        else:
+            channel.send_rts(pdu)
 
     # RTS --------------------------------------------------------------------------------------------------
 
@@ -508,8 +522,7 @@ class ClientTunnel(Duplex):
 
     def keep_alive(self, seconds: float) -> None:
         """Ask the in-proxy for another TCP keep-alive to the server: 0 or at least 60 s on the wire."""
-        if self._channel is not None:
-            self._channel.send_rts(r.keep_alive(int(seconds * 1000)))
+        self._send_aside(r.keep_alive(int(seconds * 1000)))
 
     def _deadline(self) -> float:
         due = self.world.clock.now() + self.options.setup_timeout * self.options.scale
@@ -538,8 +551,9 @@ class ClientTunnel(Duplex):
                 self.end(End.IDLE, TransportError("nothing came through the tunnel"), abort=True)
                 return None
             if now >= channel.last + self.in_timeout / 2:
-                channel.send_rts(r.PING)
-                self._strained(channel)
+                self._send_aside(r.PING)
+                if not self.over:
+                    self._strained(channel)
         return None if self.over else self._look_again()
 
     # End --------------------------------------------------------------------------------------------------

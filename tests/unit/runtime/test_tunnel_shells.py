@@ -29,7 +29,7 @@ from oxid.runtime.proxy_route import ProxyRoute
 from oxid.runtime.server import RpcServer
 from oxid.runtime.tunnel_client import open_tunnel
 from oxid.samples.echo import Echo, IEcho
-from oxid.testing.raw_rpc import ECHO_ID, bind, element
+from oxid.testing.raw_rpc import bind, element, request
 from oxid.tunnel import rts
 
 LOOPS = pytest.mark.parametrize(
@@ -55,19 +55,24 @@ def run(story, loop=uvloop.new_event_loop):
 
 
 @asynccontextmanager
-async def gateway(answer, **options):
+async def gateway(answer, listening=None, **options):
     """Whatever connects is given to `answer(reader, writer)`; yields the port."""
-    tasks = set()
+    tasks = []
 
     async def serve(reader, writer):
-        tasks.add(asyncio.current_task())
-        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            await answer(reader, writer)
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                await answer(reader, writer)
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, **options)
+    def accept(reader, writer):
+        tasks.append(asyncio.get_running_loop().create_task(serve(reader, writer)))
+
+    listening = listening or socket.create_server(("127.0.0.1", 0))
+    server = await asyncio.start_server(accept, sock=listening, **options)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -232,7 +237,8 @@ def test_a_gateway_that_does_not_answer_is_named_in_the_error(loop, version):
     assert "timed out" in str(error)
 
 
-def test_a_gateway_that_does_not_accept_tls_is_named_in_the_error():
+@LOOPS
+def test_a_gateway_that_does_not_accept_tls_is_named_in_the_error(loop):
     async def story():
         async with gateway(says()) as port:
             with pytest.raises(OxidError) as raised:
@@ -246,7 +252,7 @@ def test_a_gateway_that_does_not_accept_tls_is_named_in_the_error():
                     pass
             return port, raised.value
 
-    port, error = run(story)
+    port, error = run(story, loop)
     assert f"127.0.0.1:{port}" in str(error)
 
 
@@ -254,7 +260,7 @@ def test_a_gateway_that_does_not_accept_tls_is_named_in_the_error():
 def test_a_port_that_is_none_for_proxies_is_told_as_such(loop):
     async def story():
         async with gateway(says()) as port:
-            with pytest.raises(TransportError, match="ncacn_http/1.0"):
+            with pytest.raises(TransportError, match=r"ncacn_http/1\.0"):
                 async with open_connection(
                     "127.0.0.1", port, world=World.real(), proxy=ProxyRoute("direct"), timeout=0.2
                 ):
@@ -377,7 +383,7 @@ def test_a_caller_that_gives_up_while_the_connection_comes_to_stand_has_none(loo
         async with gateway(answer) as port:
             direct = version == "direct"
             way = ProxyRoute("direct") if direct else route(port, version=version)
-            caller = Caller(lambda: opening.cancel())
+            caller = Caller(lambda: asyncio.get_running_loop().call_soon(opening.cancel))
             opening = asyncio.create_task(
                 open_tunnel(
                     way, "127.0.0.1", port, caller, world=World.real(), threads=Threads(1), timeout=PATIENCE_S
@@ -404,42 +410,25 @@ def test_whoever_closes_does_not_wait_for_a_gateway_that_does_not_read(loop):
             await asyncio.Event().wait()
 
     async def story():
-        listener = socket.create_server(("127.0.0.1", 0))
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        port = listener.getsockname()[1]
-        listener.setblocking(False)
-
-        async def serve(reader, writer):
-            held.append(writer)
-            await answer(reader, writer)
-
-        held = []
-        server = await asyncio.start_server(serve, sock=listener, limit=1024)
-        caller = Caller()
-        way = route(port)
-        await open_tunnel(way, "server", 593, caller, world=World.real(), threads=Threads(1), timeout=2)
-        link = caller.transport._in.port.transport.get_extra_info("socket")
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        pdu = b"\x05\x00\x00\x03\x10\x00\x00\x00" + (60_000).to_bytes(2, "little") + bytes(59_990)
-        for _ in range(4):
-            caller.transport.write(pdu)
-        caller.transport.close()
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert not caller.lost.done()
-        caller.transport.abort()
-        try:
+        small = socket.create_server(("127.0.0.1", 0))
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        async with gateway(answer, small, limit=1024) as port:
+            caller = Caller()
+            await open_tunnel(
+                route(port), "server", 593, caller, world=World.real(), threads=Threads(1), timeout=2
+            )
+            link = caller.transport._in.port.transport.get_extra_info("socket")
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            pdu = b"\x05\x00\x00\x03\x10\x00\x00\x00" + (60_000).to_bytes(2, "little") + bytes(59_990)
+            for _ in range(4):
+                caller.transport.write(pdu)
+            caller.transport.close()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not caller.lost.done()
+            caller.transport.abort()
             async with asyncio.timeout(1):
                 await caller.lost
-        finally:
-            server.close()
-            for writer in held:
-                writer.transport.abort()
-            tasks = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await server.wait_closed()
 
     run(story, loop)
 
@@ -534,21 +523,27 @@ def test_a_tunnel_that_ended_is_freed_without_the_garbage_collector(loop, versio
 @pytest.mark.req("RH-10")
 def test_a_connection_above_the_limit_is_not_served_and_nothing_complains(loop):
     async def story():
-        world = World.real()
-        server = RpcServer(world, limits=replace(Limits(), max_connections=1))
-        server.register(IEcho, Echo(), min_level=0)
+        calls = []
+
+        class Counting(Echo):
+            def add_one(self, value):
+                calls.append(value)
+                return value + 1
+
+        server = RpcServer(World.real(), limits=replace(Limits(), max_connections=1))
+        server.register(IEcho, Counting(), min_level=0)
         there = await server.listen("127.0.0.1", 0, protseq="ncacn_http")
-        greeting = bind(element(ECHO_ID))
+        greeting = bind(element()) + request(bytes(4))
         first = await asyncio.open_connection(there.host, there.port)
         await first[0].readexactly(14)
         first[1].write(greeting)
         await first[0].read(1)
         reader, writer = await asyncio.open_connection(there.host, there.port)
         await reader.readexactly(14)
-        for at in range(0, len(greeting), 40):
-            writer.write(greeting[at : at + 40])
+        writer.write(greeting)
         with suppress(ConnectionError):
             assert await reader.read() == b""
+        assert calls == [0]
         for each in (first[1], writer):
             each.close()
             with suppress(ConnectionError):
@@ -657,7 +652,7 @@ def test_a_child_of_a_proxy_does_not_keep_its_connections_to_servers():
             finally:
                 os.close(told)
                 os.close(stop)
-                os.waitpid(child, 0)
+                await asyncio.to_thread(os.waitpid, child, 0)
             await link.closed_waiter
         assert not forks._owners
 

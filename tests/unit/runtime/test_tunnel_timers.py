@@ -23,10 +23,11 @@ def test_a_tunnel_that_is_opened_when_all_others_have_closed_is_looked_at_too():
         now = world.clock.now()
         for later in (5.0, 10.0, 20.0):
             tunnel = Tunnel()
-            timers.deadlines.put(tunnel, now + later)
+            timers.take().deadlines.put(tunnel, now + later)
             assert world.ledger.timer.live == 1
             timers.deadlines.drop(tunnel)
-            timers.check_idle()
+            timers.give_back()
             assert world.ledger.timer.live == 0
+        timers.give_back()
 
     asyncio.run(run())

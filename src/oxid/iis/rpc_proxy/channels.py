@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 from oxid.iis.isapi.asynchronous import AsyncControlBlock
 from oxid.iis.isapi.constants import HSE_STATUS_SUCCESS
-from oxid.iis.rpc_proxy.connector import ServerLink
+from oxid.iis.rpc_proxy.connector import ServerLink, TooBusy
 from oxid.iis.rpc_proxy.valid_ports import Target
 from oxid.tunnel.in_proxy import InProxy
 from oxid.tunnel.out_proxy import OutProxy
+from oxid.tunnel.proxy_table import SERVER_TOO_BUSY, SERVER_UNAVAILABLE
 
 if TYPE_CHECKING:
     from oxid.iis.rpc_proxy.extension import RpcProxy
 
 log: Final = logging.getLogger("oxid.iis.rpc_proxy")
 
-SERVER_UNAVAILABLE: Final = 1722
-"""RPC_S_SERVER_UNAVAILABLE, 6ba: the server cannot be reached. RH-25"""
-
 
 class ProxyChannel:
     """Shell and client port of one tunnel request."""
 
-    __slots__ = ("_connecting", "_ecb", "link", "machine", "proxy", "target")
+    __slots__ = ("_connecting", "_ecb", "link", "machine", "proxy", "source", "target")
 
     def __init__(self, proxy: RpcProxy, ecb: AsyncControlBlock, target: Target) -> None:
         self.proxy = proxy
         self.target = target
+        self.source = ecb.peer[0]
+        """The client's address."""
         self._ecb: AsyncControlBlock | None = ecb
         self.link: ServerLink | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -45,7 +45,7 @@ class ProxyChannel:
         self.machine = machine
         ecb = self._ecb
         assert ecb is not None
-        self.proxy.channels.add(self)
+        self.proxy.began(self)
         ecb.when_lost(self._client_lost)
         if self._ecb is not None:
             ecb.stream_body(machine.receive, self._body_ended)
@@ -111,10 +111,20 @@ class ProxyChannel:
             self._connecting = None
             machine.connect_failed(SERVER_UNAVAILABLE)
             return
+        except TooBusy as error:
+            log.warning("%s is not connected to: %s", self.target, error)
+            self._connecting = None
+            machine.connect_failed(SERVER_TOO_BUSY)
+            return
         self._connecting = None
         self.link = link
         self.proxy.watch(link)
-        link.attach(machine.connected(link))
+        try:
+            link.attach(machine.connected(link))
+        except Exception:
+            link.abort()
+            machine.shut_down()  # T18: this virtual connection alone
+            raise
 
     def cancel_connect(self) -> None:
         """Nobody waits for the connection any more."""

@@ -8,23 +8,40 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any, Final
 
+from oxid.runtime import forks
 from oxid.runtime.near import connect_near
 from oxid.runtime.tcp import face_of, look_for_the_vanished, vector_writer
 from oxid.tunnel.ports import Leg
 
 BANNER: Final = b"ncacn_http/1.0"
+LONGEST_KEEP_ALIVE_S: Final = 32767
+"""What the kernel takes for TCP_KEEPIDLE; clients may ask for fifty days."""
+
+
+class TooBusy(Exception):
+    """A server is connected to too often."""
 
 
 class ServerLink:
     """One connection to a server: a Port of the tunnel's machine, which hears of it through a Leg."""
 
-    __slots__ = ("_early", "_leg", "_loop", "_over", "closed_waiter", "data_received", "transport")
+    __slots__ = (
+        "_descriptor",
+        "_early",
+        "_leg",
+        "_loop",
+        "_over",
+        "closed_waiter",
+        "data_received",
+        "transport",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._leg: Leg | None = None
         self._early: list[bytes] = []
         self._over = False
+        self._descriptor = -1
         self.transport: Any = None
         self.data_received: Callable[[bytes], None] = self._early.append
         self.closed_waiter: asyncio.Future[None] = loop.create_future()
@@ -45,6 +62,10 @@ class ServerLink:
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        link = transport.get_extra_info("socket")
+        if link is not None:
+            self._descriptor = link.fileno()
+            forks.watch(self)
 
     def eof_received(self) -> None:
         return None
@@ -60,12 +81,19 @@ class ServerLink:
     def connection_lost(self, error: Exception | None) -> None:
         self._over = True
         self.transport = None
+        forks.forget(self)
         leg, self._leg = self._leg, None
         self.data_received = _deaf
         if leg is not None:
             leg.closed(error)
         if not self.closed_waiter.done():
             self.closed_waiter.set_result(None)
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._descriptor,)
+
+    def after_fork(self) -> None:
+        """Nobody is served in a child."""
 
     # What the machine calls -------------------------------------------------------------------------------
 
@@ -100,6 +128,7 @@ class ServerLink:
     def keep_alive(self, seconds: float) -> None:
         """Let the kernel ask whether the server is there after so much silence; 0 for never. [MS-RPCH] 3.2.3.2.1"""
         link = None if self.transport is None else self.transport.get_extra_info("socket")
+        seconds = min(seconds, LONGEST_KEEP_ALIVE_S)
         if seconds:
             look_for_the_vanished(link, seconds, times=4, unacknowledged=2 * seconds)
         elif link is not None:

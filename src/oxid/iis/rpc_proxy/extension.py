@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from oxid.iis.isapi.asynchronous import AsyncControlBlock
 from oxid.iis.isapi.constants import HSE_STATUS_PENDING, HSE_STATUS_SUCCESS_AND_KEEP_CONN
 from oxid.iis.rpc_proxy.channels import ProxyChannel, rpc_error
-from oxid.iis.rpc_proxy.connector import ServerLink, connect_to
+from oxid.iis.rpc_proxy.connector import ServerLink, TooBusy, connect_to
 from oxid.iis.rpc_proxy.mixed import MixedChannel
 from oxid.iis.rpc_proxy.settings import ProxySettings
 from oxid.iis.rpc_proxy.valid_ports import Refused, Target, parse_target
@@ -25,7 +27,7 @@ from oxid.runtime.deadlines import DeadlineDriver
 from oxid.tunnel import rts
 from oxid.tunnel.in_proxy import InProxy
 from oxid.tunnel.out_proxy import OutProxy
-from oxid.tunnel.proxy_table import ProxyTable
+from oxid.tunnel.proxy_table import SERVER_TOO_BUSY, ProxyTable
 from oxid.world import World
 
 log: Final = logging.getLogger("oxid.iis.rpc_proxy")
@@ -52,6 +54,13 @@ class RpcProxy:
         self.settings = settings
         self.channels: set[ProxyChannel | MixedChannel] = set()
         self.refused = 0
+        self.busy = 0
+        """Requests that were refused because there are too many. RH-115"""
+        self._of_source: Counter[str] = Counter()
+        """How many channels each client address has."""
+        self._connects: Counter[Target] = Counter()
+        """Connections that were begun within this second."""
+        self._second = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._links: set[ServerLink] = set()
         self._expected: dict[MixedChannel, float] = {}
@@ -89,8 +98,11 @@ class RpcProxy:
             self._driver.close()
 
     def apply(self, settings: ProxySettings) -> None:
-        """Take over settings; tunnels that stand keep theirs."""
-        self.settings = settings
+        """Take over settings; tunnels that stand keep theirs. How tunnels are run (windows, lifetimes, timers) waits
+        for a restart: what a server was promised must hold for the successors of a channel too."""
+        if settings.tunnel != self.settings.tunnel:
+            log.warning("[rpc_proxy] out_lifetime takes effect after a restart")
+        self.settings = replace(settings, tunnel=self.settings.tunnel)
 
     # Requests ---------------------------------------------------------------------------------------------
 
@@ -123,6 +135,10 @@ class RpcProxy:
             target = self._target(ecb, ecb.query)
         if target is None:
             return self._refuse(ecb, ACCESS_DENIED)
+        if self._of_source[ecb.peer[0]] >= settings.max_channels_per_source:
+            log.warning("%s has %d channels already", ecb.peer[0], settings.max_channels_per_source)
+            self.busy += 1
+            return self._refuse(ecb, SERVER_TOO_BUSY)
         ecb.send_continue()
         if method == "RPC_CONNECT":
             MixedChannel(self, ecb, target).begin()
@@ -143,7 +159,7 @@ class RpcProxy:
                 identity,
                 str(target),
                 client_address=ecb.peer[0],
-                window=_number(ecb, b"receivewindow") or USUAL_WINDOW,
+                window=max(_number(ecb, b"receivewindow") or USUAL_WINDOW, rts.MIN_WINDOW),
             )
         else:
             machine = OutProxy(
@@ -207,16 +223,32 @@ class RpcProxy:
             log.error("a connection to a server failed", exc_info=error)
 
     async def connect(self, target: Target) -> ServerLink:
-        """A connection to a server that is admitted. Raises OSError, TimeoutError."""
+        """A connection to a server that is admitted. Raises OSError, TimeoutError, TooBusy."""
         settings = self.settings
+        second = int(self.world.clock.now())
+        if second != self._second:
+            self._second = second
+            self._connects.clear()
+        self._connects[target] += 1
+        if self._connects[target] > settings.max_connects_per_second:
+            self.busy += 1
+            raise TooBusy(f"more than {settings.max_connects_per_second} connections within a second")
         host = settings.valid_ports.place(target)
         link = await connect_to(host, target.port, settings.connect_timeout, near=settings.nearby)
         link.keep_alive(settings.tunnel.client_keepalive * settings.tunnel.scale)
         return link
 
+    def began(self, channel: ProxyChannel | MixedChannel) -> None:
+        """A channel stands, until `ended`."""
+        self.channels.add(channel)
+        self._of_source[channel.source] += 1
+
     def ended(self, channel: ProxyChannel | MixedChannel) -> None:
         """A channel is over; with the last one go the timers."""
         self.channels.discard(channel)
+        self._of_source[channel.source] -= 1
+        if not self._of_source[channel.source]:
+            del self._of_source[channel.source]
         if self.channels or self._expected or self._table is None or self._driver is None:
             return
         if self._table.next_deadline() is None:
@@ -254,7 +286,7 @@ class RpcProxy:
 
     def statistics(self) -> dict[str, int]:
         table = self._table.statistics() if self._table is not None else {}
-        return {"channels": len(self.channels), "refused": self.refused, **table}
+        return {"channels": len(self.channels), "refused": self.refused, "busy": self.busy, **table}
 
     def sessions(self) -> list[dict[str, object]]:
         """The virtual connections, for people."""

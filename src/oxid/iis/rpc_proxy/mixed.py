@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from oxid.iis.isapi.asynchronous import AsyncControlBlock
 from oxid.iis.isapi.constants import HSE_STATUS_SUCCESS
-from oxid.iis.rpc_proxy.channels import SERVER_UNAVAILABLE, rpc_error
-from oxid.iis.rpc_proxy.connector import BANNER, ServerLink
+from oxid.iis.rpc_proxy.channels import rpc_error
+from oxid.iis.rpc_proxy.connector import BANNER, ServerLink, TooBusy
 from oxid.iis.rpc_proxy.valid_ports import Target
+from oxid.tunnel.proxy_table import SERVER_TOO_BUSY, SERVER_UNAVAILABLE
 
 if TYPE_CHECKING:
     from oxid.iis.rpc_proxy.extension import RpcProxy
@@ -25,11 +26,23 @@ log: Final = logging.getLogger("oxid.iis.rpc_proxy")
 class MixedChannel:
     """One client of version 1."""
 
-    __slots__ = ("_banner", "_connecting", "_ecb", "_half_closed", "_opened", "link", "proxy", "target")
+    __slots__ = (
+        "_banner",
+        "_connecting",
+        "_ecb",
+        "_half_closed",
+        "_opened",
+        "link",
+        "proxy",
+        "source",
+        "target",
+    )
 
     def __init__(self, proxy: RpcProxy, ecb: AsyncControlBlock, target: Target) -> None:
         self.proxy = proxy
         self.target = target
+        self.source = ecb.peer[0]
+        """The client's address."""
         self._ecb: AsyncControlBlock | None = ecb
         self.link: ServerLink | None = None
         self._banner = b""
@@ -43,7 +56,7 @@ class MixedChannel:
         ledger = self.proxy.world.ledger
         ledger.virtual_connection.enter()
         ledger.tunnel_channel.enter()
-        self.proxy.channels.add(self)
+        self.proxy.began(self)
         self._ecb.when_lost(self.shut_down)
         if self._ecb is not None:
             self._ecb.when_body(self._client_came)
@@ -58,6 +71,11 @@ class MixedChannel:
             log.info("%s cannot be reached: %s", self.target, error or type(error).__name__)
             self._connecting = None
             self._refuse()
+            return
+        except TooBusy as error:
+            log.warning("%s is not connected to: %s", self.target, error)
+            self._connecting = None
+            self._refuse(SERVER_TOO_BUSY)
             return
         self._connecting = None
         self.link = link
@@ -148,9 +166,9 @@ class MixedChannel:
             log.warning("%s is no server for proxies: no banner in time", self.target)
             self._refuse()
 
-    def _refuse(self) -> None:
+    def _refuse(self, status: int = SERVER_UNAVAILABLE) -> None:
         if self._ecb is not None:
-            self._ecb.write(rpc_error(SERVER_UNAVAILABLE))
+            self._ecb.write(rpc_error(status))
             self._ecb.http_status = 503
         self._end()
 

@@ -34,6 +34,10 @@ class ProxySettings:
     """For a server's first bytes in version 1."""
     half_close_grace: float = 5.0
     """What a server may still send in version 1 when its client has ended its half. RH-11"""
+    max_channels_per_source: int = 10_000
+    """Channels of one client address; behind one address there may be many machines. RH-115"""
+    max_connects_per_second: int = 5_000
+    """Connections that are begun to one server: a proxy is no means to flood others. RH-115"""
     tunnel: TunnelOptions = field(default_factory=lambda: TunnelOptions(receive_window=MAX_WINDOW))
     """Windows, timers and limits of version 2."""
 

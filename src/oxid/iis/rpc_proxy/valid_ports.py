@@ -20,7 +20,7 @@ MAX_HOST: Final = 1023
 """Characters of a server's name. [MS-RPCH] 2.2.2"""
 
 _NAME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
-_IPV6: Final = frozenset("abcdefABCDEF0123456789:.%")
+_IPV6: Final = frozenset("abcdefABCDEF0123456789:.")
 
 
 class Refused(Exception):
@@ -59,7 +59,7 @@ def parse_target(query: bytes) -> Target:
         if ":" not in host:
             raise Refused("brackets belong to an IPv6 address")
     if ":" in host:
-        if not _IPV6.issuperset(host) or "%" in host:
+        if not _IPV6.issuperset(host):
             raise Refused("the server's address is no IPv6 address")
     elif not _NAME.issuperset(host):
         raise Refused("the server's name has characters that no name has")
