@@ -251,7 +251,6 @@ def test_a_command_that_waits_in_vain_names_the_proxy_and_the_servers_port():
     assert "server:593" in done.stderr
 
 
-@pytest.mark.req("CF-1")
 def test_a_configuration_that_cannot_be_used_leaves_the_proxy_as_it_was(tmp_path, monkeypatch):
     async def run():
         async with gateway(tmp_path) as there:
