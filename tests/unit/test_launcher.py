@@ -172,12 +172,3 @@ def test_who_may_not_install_peers_goes_on_without(launcher: ModuleType, checkou
     finally:
         os.chdir(before)
     assert became[0] == [launcher.PYTHON, "-m", "pytest", "-q", "--durations=15", "-x"]
-
-
-def test_the_whole_suite_runs_in_two_halves_and_the_worse_end_counts(
-    launcher: ModuleType, checkout: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    says = "import sys; half = sys.argv[1] == 'tests/scenario'; print('half', sys.argv[1]); sys.exit(0 if half else 3)"
-    launcher.PYTEST = [sys.executable, "-c", says]
-    assert launcher.test_in_two_halves() == 3
-    assert capfd.readouterr().out == "half tests/scenario\nhalf --ignore=tests/scenario\n"
