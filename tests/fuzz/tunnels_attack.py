@@ -35,14 +35,26 @@ class AttackWorld(TunnelWorld):
     def cut(self, size: int) -> int:
         return size
 
+    @property
+    def knows_bob(self) -> bool:
+        return self.bob is not None and self.bob.is_open and len(self.tables) == 1
+
     def learn(self, client: ClientEnd) -> None:
-        """The hostile one knows every cookie there is."""
+        """The hostile one knows every cookie of this proxy.
+
+        Not those of another: cookies are all that a server has to tell whose channel comes from which proxy (R1).
+        Not before they were used: whoever comes first with a cookie has it. AB-11
+        """
+        if client is self.bob and not self.knows_bob:
+            return
         self.cookies += [leg.cookie for leg, _, _ in client.requests]
         self.cookies.append(client.tunnel.cookie)
 
     def hijack(self, *, is_in: bool) -> bytes:
         """A successor's first PDU with everything right of the other client's virtual connection."""
         assert self.bob is not None
+        if not self.knows_bob:
+            return made_pdu(self.rng, self.cookies)
         vc = self.bob.tunnel.cookie
         legs = [leg for leg, _, _ in self.bob.requests if leg.is_in is is_in and not leg.finished]
         old = legs[0].cookie if legs else bytes(16)

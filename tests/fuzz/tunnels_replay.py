@@ -84,6 +84,8 @@ class FuzzPort:
         self.bench = bench
         self.link, self.far = link, far
         self.ended = self.paused = False
+        self.gone = False
+        """Ended by the other side."""
         self.size = 0
         """Bytes written."""
         self.out: bytearray | None = bytearray() if bench.keep else None
@@ -206,7 +208,7 @@ class Bench:
         key = event.link, event.far
         leg = self.legs[key]
         if event.what == "closed":
-            port.ended = True
+            port.ended = port.gone = True
             leg.closed(event.extra[0] if event.extra else None)
             return
         data = self.remarked(event.data, key)
@@ -272,7 +274,7 @@ class Bench:
         if rng.random() < 0.5:
             for key in rng.sample(list(self.legs), len(self.legs)):
                 self.ports[key].backlog.clear()
-                self.ports[key].ended = True
+                self.ports[key].ended = self.ports[key].gone = True
                 self.legs[key].closed(rng.choice((None, TransportError("reset"))))
                 self.turn_tasks()
                 self.check()
@@ -294,7 +296,7 @@ class Bench:
     def last_close(self) -> None:
         """The others go, one connection after the other."""
         for key, leg in list(self.legs.items()):
-            self.ports[key].ended = True
+            self.ports[key].ended = self.ports[key].gone = True
             leg.closed(None)
             self.turn_tasks()
 

@@ -24,6 +24,7 @@ from oxid.tunnel.deadlines import Deadlines
 from oxid.tunnel.in_proxy import InProxy
 from oxid.tunnel.options import TunnelOptions
 from oxid.tunnel.out_proxy import OutProxy
+from oxid.tunnel.pdus import pdu_length
 from oxid.tunnel.proxy_table import ProxyTable
 from oxid.tunnel.rts import BANNER
 from oxid.tunnel.server import VirtualConnection, VirtualConnections
@@ -222,7 +223,7 @@ class RpcEnd:
     def data_received(self, data: bytes) -> None:
         assert type(data) is bytes
         self.data += data
-        while len(self.data) >= 16 and len(self.data) >= (size := int.from_bytes(self.data[8:10], "little")):
+        while len(self.data) >= 16 and len(self.data) >= (size := pdu_length(self.data, 0)):
             whole = bytes(self.data[:size])
             del self.data[:size]
             self.got.append(whole[16:])

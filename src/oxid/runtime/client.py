@@ -43,12 +43,12 @@ from oxid.rpc.presentation import (
 )
 from oxid.rpc.replies import Answer
 from oxid.rpc.security import SecurityEntry
-from oxid.runtime import forks
+from oxid.runtime import forks, tcp
 from oxid.runtime.deadlines import DeadlineDriver
 from oxid.runtime.dispatch import Threads
 from oxid.runtime.proxy import proxy_class
 from oxid.runtime.proxy_route import ProxyRoute
-from oxid.runtime.tcp import face_of, transport_error, vector_writer
+from oxid.runtime.tcp import transport_error, vector_writer
 from oxid.runtime.tunnel_client import open_tunnel
 from oxid.values import status as s
 from oxid.values.status import RPC_S_SEC_PKG_ERROR, Win32
@@ -457,7 +457,6 @@ async def connect(
     proxy: ProxyRoute | None = None,
 ) -> RpcConnection:
     """Make a connection; whoever calls closes it with `aclose`. See `open_connection`."""
-    loop = asyncio.get_running_loop()
     security: SecurityEntry | None = None
     if credentials is not None:
         wanted = AuthLevel.PKT_PRIVACY if level is None else level
@@ -475,32 +474,22 @@ async def connect(
         )
         security = SecurityEntry(1, auth_type, wanted, context)
 
-    def make() -> RpcConnection:
-        made = RpcConnection if call_timeout is None else TimedRpcConnection
-        return made(
-            world,
-            limits or Limits(),
-            security,
-            large_fragments=large_fragments,
-            call_timeout=call_timeout,
-            group_id=group_id,
-            threads=threads or _threads,
-        )
-
-    connection: RpcConnection | None = None
-
-    def face() -> Any:
-        nonlocal connection
-        connection = make()
-        return face_of(connection, loop)
-
+    made = RpcConnection if call_timeout is None else TimedRpcConnection
+    way = threads or _threads
+    connection = made(
+        world,
+        limits or Limits(),
+        security,
+        large_fragments=large_fragments,
+        call_timeout=call_timeout,
+        group_id=group_id,
+        threads=way,
+    )
     try:
         if proxy is None:
             async with asyncio.timeout(timeout):
-                await loop.create_connection(face, host, port)
+                await tcp.connect(connection, host, port)
         else:
-            connection = make()
-            way = threads or _threads
             await open_tunnel(proxy, host, port, connection, world=world, threads=way, timeout=timeout)
     except (OSError, TimeoutError) as error:
         if security is not None:
@@ -510,7 +499,6 @@ async def connect(
         if security is not None:
             security.context.close()
         raise
-    assert connection is not None
     return connection
 
 

@@ -23,7 +23,7 @@ from oxid.runtime import forks
 from oxid.runtime.dispatch import Threads
 from oxid.runtime.http_auth import HttpLogin
 from oxid.runtime.proxy_route import ProxyRoute
-from oxid.runtime.tcp import face_of, transport_error, vector_writer
+from oxid.runtime.tcp import connect, transport_error, vector_writer
 from oxid.values.status import ERROR_ACCESS_DENIED, Win32
 from oxid.world import World
 
@@ -270,8 +270,8 @@ async def open_channel(
     try:
         async with asyncio.timeout(timeout):
             try:
-                await loop.create_connection(
-                    lambda: face_of(channel, loop),
+                await connect(
+                    channel,
                     route.host,
                     route.port,
                     ssl=secure,

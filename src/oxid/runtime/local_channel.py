@@ -34,6 +34,7 @@ from oxid.errors import (
 )
 from oxid.ledger import Counter
 from oxid.runtime import forks
+from oxid.runtime.tcp import connect_locally
 from oxid.values.status import HResult
 
 log = logging.getLogger("oxid.runtime.local")
@@ -334,10 +335,9 @@ async def dial(
 
     Raises TransportError where nobody does, or somebody else.
     """
+    channel = LocalChannel(counter)
     try:
-        _, channel = await asyncio.get_running_loop().create_unix_connection(
-            lambda: LocalChannel(counter), str(path)
-        )
+        await connect_locally(channel, str(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TransportError(f"nobody serves {path}: {reason}") from error

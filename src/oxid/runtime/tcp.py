@@ -72,6 +72,51 @@ def face_of(connection: Any, loop: asyncio.AbstractEventLoop) -> Any:
     return connection if hands_out_bytes(loop) else SharedBufferFace(connection, loop)
 
 
+class _Arrival(asyncio.Protocol):
+    """Has a new connection until whoever asked for it is known to get it."""
+
+    def __init__(self) -> None:
+        self._early: list[bytes] = []
+        self._lost: tuple[Exception | None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self._early.append(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost = (error,)
+
+    def hand_over(
+        self, transport: asyncio.BaseTransport, connection: Any, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Tell the connection what has happened so far; the rest it hears itself."""
+        own = isinstance(connection, asyncio.BaseProtocol)
+        transport.set_protocol(connection if own else face_of(connection, loop))
+        connection.connection_made(transport)
+        for data in self._early:
+            connection.data_received(data)
+        if self._lost is not None:
+            connection.connection_lost(*self._lost)
+
+
+async def connect(connection: Any, host: str | None = None, port: int | None = None, **options: Any) -> None:
+    """Connect, and give the connection to `connection`: it hears `connection_made` only where this returns.
+
+    Whoever cancels `loop.create_connection` at its end gets a protocol that was told of a connection and, on uvloop,
+    never hears of its end. Here nobody has been told by then. Options as of the loop's. Raises OSError.
+    """
+    loop, arrival = asyncio.get_running_loop(), _Arrival()
+    where: Any = (host, port)  # both None with `sock`
+    transport, _ = await loop.create_connection(lambda: arrival, *where, **options)
+    arrival.hand_over(transport, connection, loop)
+
+
+async def connect_locally(connection: Any, path: str) -> None:
+    """The same with a Unix socket."""
+    loop, arrival = asyncio.get_running_loop(), _Arrival()
+    transport, _ = await loop.create_unix_connection(lambda: arrival, path)
+    arrival.hand_over(transport, connection, loop)
+
+
 def vector_writer(transport: Any, loop: asyncio.AbstractEventLoop) -> Callable[[list[Any]], object]:
     """How several buffers are written at once.
 

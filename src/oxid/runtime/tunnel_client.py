@@ -21,7 +21,7 @@ from oxid.runtime.deadlines import DeadlineDriver
 from oxid.runtime.dispatch import Threads
 from oxid.runtime.http_channel import HttpChannel, open_channel
 from oxid.runtime.proxy_route import ProxyRoute
-from oxid.runtime.tcp import face_of, transport_error
+from oxid.runtime.tcp import connect, face_of, transport_error
 from oxid.tunnel.client import ChannelLeg, ClientTunnel
 from oxid.tunnel.deadlines import Deadlines
 from oxid.tunnel.options import TunnelOptions
@@ -482,7 +482,7 @@ async def _open_directly(host: str, port: int, connection: Any) -> None:
     banner = _Banner(loop, connection)
     try:
         try:
-            await loop.create_connection(lambda: face_of(banner, loop), host, port)
+            await connect(banner, host, port)
         except OSError as error:
             raise transport_error(host, port, error) from error
         await banner.waiter

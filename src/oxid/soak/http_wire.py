@@ -24,6 +24,7 @@ from oxid.rpc import pdu as p
 from oxid.rpc.interface import spec_of
 from oxid.rpc.pdu import ContextElement, PacketType, SyntaxId
 from oxid.rpc.presentation import NDR20
+from oxid.runtime.tcp import connect
 from oxid.samples.echo import IEcho
 from oxid.tunnel import rts
 from oxid.world import World
@@ -84,9 +85,7 @@ class Place:
         """A new connection to the web server."""
         made = Wire(self)
         source = (local, 0) if local else None
-        await asyncio.get_running_loop().create_connection(
-            lambda: made, HERE, self.ports.web, local_addr=source
-        )
+        await connect(made, HERE, self.ports.web, local_addr=source)
         return made
 
 

@@ -13,6 +13,13 @@ from dataclasses import replace
 
 import pytest
 import uvloop
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from tests.support.web import certificate
 
 from oxid import World
 from oxid.auth import Anonymous, Password
@@ -164,6 +171,27 @@ def test_nobody_has_no_credentials_for_a_proxy_either():
     run(story)
     assert seen
     assert not any(b"authorization" in text.lower() for text in seen)
+
+
+def test_the_settings_of_tls_are_read_once_and_anew_when_a_file_changes(tmp_path):
+    tls = certificate(tmp_path)
+    way = ProxyRoute("https://gateway", cafile=str(tls.cert))
+    first = way.tls()
+    assert way.tls() is first
+    assert ProxyRoute("https://gateway", cafile=str(tls.cert), insecure=True).tls() is not first
+    os.utime(tls.cert, ns=(1, 1))
+    assert way.tls() is not first
+
+
+def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path):
+    tls = certificate(tmp_path)
+    locked = tmp_path / "locked.pem"
+    key = load_pem_private_key(tls.key.read_bytes(), None)
+    locked.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    )
+    with pytest.raises(ConfigurationError, match="encrypted"):
+        ProxyRoute("https://gateway", certificate=str(tls.cert), key=str(locked)).tls()
 
 
 # What is said to the caller ----------------------------------------------------------------------------------

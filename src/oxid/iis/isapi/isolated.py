@@ -31,6 +31,7 @@ from oxid.iis.isapi.isolated_request import IsolatedControlBlock
 from oxid.iis.isapi.services import ServerServices
 from oxid.iis.isapi.worker_wire import Kind, Link
 from oxid.runtime.processes import ChildProcess
+from oxid.runtime.tcp import connect
 from oxid.world import World
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class WorkerProcess:
         ours_fd.setblocking(False)
         self._descriptors = ours_fd
         loop.add_reader(ours_fd.fileno(), self._receive_descriptors)
-        await loop.create_connection(lambda: self.link, sock=ours)
+        await connect(self.link, sock=ours)
         self.alive = True
 
     async def load(self, application: IsolatedApplication, source: str) -> None:

@@ -25,6 +25,7 @@ from oxid.iis.isapi.failures import IsapiError
 from oxid.iis.isapi.remote_exchange import RemoteExchange
 from oxid.iis.isapi.services import ChildRequest, ErrorPage, ExecStatus, PlainServices
 from oxid.iis.isapi.worker_wire import Kind, Link, child_to_json
+from oxid.runtime.tcp import connect
 from oxid.world import World
 
 if TYPE_CHECKING:
@@ -161,8 +162,7 @@ class Worker:
 
     async def run(self, frames: socket.socket) -> None:
         """Serve until the parent is gone."""
-        loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: self.link, sock=frames)
+        await connect(self.link, sock=frames)
         await self.ended.wait()
 
 

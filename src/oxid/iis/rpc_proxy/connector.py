@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from oxid.runtime import forks
 from oxid.runtime.near import connect_near
-from oxid.runtime.tcp import face_of, look_for_the_vanished, vector_writer
+from oxid.runtime.tcp import connect, face_of, look_for_the_vanished, vector_writer
 from oxid.tunnel.ports import Leg
 
 BANNER: Final = b"ncacn_http/1.0"
@@ -153,7 +153,7 @@ async def connect_to(host: str, port: int, timeout: float, *, near: bool = True)
                 if near and connect_near(loop, address, port, link) is not None:
                     return link
                 try:
-                    await loop.create_connection(lambda: face_of(link, loop), address, port)
+                    await connect(link, address, port)
                     return link
                 except OSError as error:
                     failure = error
