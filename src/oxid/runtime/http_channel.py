@@ -23,7 +23,8 @@ from oxid.runtime import forks
 from oxid.runtime.dispatch import Threads
 from oxid.runtime.http_auth import HttpLogin
 from oxid.runtime.proxy_route import ProxyRoute
-from oxid.runtime.tcp import connect, transport_error, vector_writer
+from oxid.runtime.tcp import connect, transport_error
+from oxid.runtime.transport_port import TransportPort
 from oxid.values.status import ERROR_ACCESS_DENIED, Win32
 from oxid.world import World
 
@@ -77,12 +78,11 @@ class _Nobody:
 _NOBODY: Final = _Nobody()
 
 
-class HttpChannel:
+class HttpChannel(TransportPort):
     """Made by `open_channel`; whoever has it closes it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, receiver: Receiver) -> None:
-        self.loop = loop
-        self.transport: Any = None
+        super().__init__(loop)
         self.peer: Any = None
         self._receiver: Receiver = receiver
         self._exchange: ClientExchange | None = None
@@ -133,9 +133,6 @@ class HttpChannel:
             if reply.body:
                 receiver.received(reply.body)
 
-    def eof_received(self) -> None:
-        return None
-
     def pause_writing(self) -> None:
         self._receiver.pause_writing()
 
@@ -175,24 +172,6 @@ class HttpChannel:
 
     # What the owner calls ---------------------------------------------------------------------------------
 
-    def write(self, data: Any) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
-
-    def write_all(self, buffers: list[Any]) -> None:
-        """Write several buffers at once."""
-        if self.transport is not None:
-            vector_writer(self.transport, self.loop)(buffers)
-
-    def pause(self) -> None:
-        """Read nothing for a while."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def resume(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
-
     def release(self) -> Any:
         """The transport, which is somebody else's from now on."""
         transport, self.transport = self.transport, None
@@ -201,16 +180,6 @@ class HttpChannel:
         if not self.closed_waiter.done():
             self.closed_waiter.set_result(None)
         return transport
-
-    def close(self) -> None:
-        """Send what is waiting, then close."""
-        if self.transport is not None:
-            self.transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self.transport is not None:
-            self.transport.abort()
 
     async def aclose(self) -> None:
         """Close at once, and wait until it is. May be called twice."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from oxid.rpc.pdu import PacketType
 from oxid.runtime.deadlines import DeadlineDriver
-from oxid.runtime.tcp import face_of, look_for_the_vanished, vector_writer
+from oxid.runtime.tcp import face_of, look_for_the_vanished
+from oxid.runtime.transport_port import TransportPort, deaf
 from oxid.tunnel.options import TunnelOptions
 from oxid.tunnel.ports import Leg
 from oxid.tunnel.server import VirtualConnections
@@ -131,17 +132,17 @@ class ProxiedConnections:
         return f"<ProxiedConnections {len(self.accepted)} sockets, {self.virtual!r}>"
 
 
-class TunnelTcp:
+class TunnelTcp(TransportPort):
     """One accepted connection: a Port of the tunnel's machine once it is a channel."""
 
-    __slots__ = ("_early", "_leg", "_owner", "_secondary_address", "data_received", "peer", "transport")
+    __slots__ = ("_early", "_leg", "_owner", "_secondary_address", "data_received", "peer")
 
     def __init__(self, owner: ProxiedConnections, secondary_address: bytes) -> None:
+        super().__init__(owner.server.loop)
         self._owner = owner
         self._secondary_address = secondary_address
         self._leg: Leg | None = None
         self._early = b""
-        self.transport: Any = None
         self.peer: Any = None
         self.data_received: Any = self._decide
 
@@ -178,13 +179,13 @@ class TunnelTcp:
             receive = leg.receive
             self.data_received = receive
             transport = self.transport
-            transport.set_protocol(face_of(self, self._owner.server.loop))  # which looks up the method anew
+            transport.set_protocol(face_of(self, self.loop))  # which looks up the method anew
             receive(early)
             return
         connection = self._owner.server.tunnelled(self._secondary_address)
         transport, self.transport = self.transport, None
-        transport.set_protocol(face_of(connection, self._owner.server.loop))
-        self.data_received = _deaf
+        transport.set_protocol(face_of(connection, self.loop))
+        self.data_received = deaf
         self._owner.left(self)
         connection.connection_made(transport)
         if not transport.is_closing():  # above a limit it is cut at once
@@ -194,9 +195,6 @@ class TunnelTcp:
     def source(self) -> str:
         """The address of whoever connected."""
         return str(self.peer[0]) if isinstance(self.peer, tuple) else str(self.peer)
-
-    def eof_received(self) -> None:
-        return None
 
     def pause_writing(self) -> None:
         if self._leg is not None:
@@ -209,41 +207,7 @@ class TunnelTcp:
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
         leg, self._leg = self._leg, None
-        self.data_received = _deaf
+        self.data_received = deaf
         if leg is not None:
             leg.closed(error)
         self._owner.left(self)
-
-    # What the machine calls -------------------------------------------------------------------------------
-
-    def write(self, data: Any) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
-
-    def write_all(self, buffers: list[Any]) -> None:
-        """Send several buffers at once."""
-        if self.transport is not None:
-            vector_writer(self.transport, self._owner.server.loop)(buffers)
-
-    def close(self) -> None:
-        """Send what waits, then close."""
-        if self.transport is not None:
-            self.transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def pause(self) -> None:
-        """Read nothing for a while."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def resume(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
-
-
-def _deaf(data: bytes) -> None:
-    """Whoever is gone hears nothing."""

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from oxid.runtime import forks
 from oxid.runtime.near import connect_near
-from oxid.runtime.tcp import connect, face_of, look_for_the_vanished, vector_writer
+from oxid.runtime.tcp import connect, face_of, look_for_the_vanished
+from oxid.runtime.transport_port import TransportPort, deaf
 from oxid.tunnel.ports import Leg
 
 BANNER: Final = b"ncacn_http/1.0"
@@ -22,27 +23,24 @@ class TooBusy(Exception):
     """A server is connected to too often."""
 
 
-class ServerLink:
+class ServerLink(TransportPort):
     """One connection to a server: a Port of the tunnel's machine, which hears of it through a Leg."""
 
     __slots__ = (
         "_descriptor",
         "_early",
         "_leg",
-        "_loop",
         "_over",
         "closed_waiter",
         "data_received",
-        "transport",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        super().__init__(loop)
         self._leg: Leg | None = None
         self._early: list[bytes] = []
         self._over = False
         self._descriptor = -1
-        self.transport: Any = None
         self.data_received: Callable[[bytes], None] = self._early.append
         self.closed_waiter: asyncio.Future[None] = loop.create_future()
 
@@ -51,7 +49,7 @@ class ServerLink:
         self._leg = leg
         self.data_received = leg.receive
         if self.transport is not None and not self._over:
-            self.transport.set_protocol(face_of(self, self._loop))  # which looks up the method anew
+            self.transport.set_protocol(face_of(self, self.loop))  # which looks up the method anew
         early, self._early = self._early, []
         for piece in early:
             leg.receive(piece)
@@ -67,9 +65,6 @@ class ServerLink:
             self._descriptor = link.fileno()
             forks.watch(self)
 
-    def eof_received(self) -> None:
-        return None
-
     def pause_writing(self) -> None:
         if self._leg is not None:
             self._leg.writable(False)
@@ -83,7 +78,7 @@ class ServerLink:
         self.transport = None
         forks.forget(self)
         leg, self._leg = self._leg, None
-        self.data_received = _deaf
+        self.data_received = deaf
         if leg is not None:
             leg.closed(error)
         if not self.closed_waiter.done():
@@ -95,36 +90,6 @@ class ServerLink:
     def after_fork(self) -> None:
         """Nobody is served in a child."""
 
-    # What the machine calls -------------------------------------------------------------------------------
-
-    def write(self, data: Any) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
-
-    def write_all(self, buffers: list[Any]) -> None:
-        """Send several buffers at once."""
-        if self.transport is not None:
-            vector_writer(self.transport, self._loop)(buffers)
-
-    def close(self) -> None:
-        """Send what waits, then close."""
-        if self.transport is not None:
-            self.transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def pause(self) -> None:
-        """Read nothing for a while."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def resume(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
-
     def keep_alive(self, seconds: float) -> None:
         """Let the kernel ask whether the server is there after so much silence; 0 for never. [MS-RPCH] 3.2.3.2.1"""
         link = None if self.transport is None else self.transport.get_extra_info("socket")
@@ -133,10 +98,6 @@ class ServerLink:
             look_for_the_vanished(link, seconds, times=4, unacknowledged=2 * seconds)
         elif link is not None:
             link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
-
-
-def _deaf(data: bytes) -> None:
-    """Whoever is gone hears nothing."""
 
 
 async def connect_to(host: str, port: int, timeout: float, *, near: bool = True) -> ServerLink:
