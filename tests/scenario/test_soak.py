@@ -1,6 +1,7 @@
 """`oxid soak rpcss` in short: everything of it happens and holds, also where it is interrupted; nothing is left."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,15 +14,21 @@ SOAK = [sys.executable, "-m", "oxid", "soak", "rpcss", "--json"]
 SOON = ["--clients", "6", "--seed", "3", "--ping-period", "0.5"]
 
 
-def directories():
-    return set(Path(tempfile.gettempdir()).glob("oxid-soak-*"))
+@pytest.fixture
+def temporary():
+    """A directory of our own for temporary files, with a short name: there are sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="sk") as name:
+        yield Path(name)
 
 
 @pytest.mark.req("A1", "A5", "I1", "I3")
-def test_a_soak_that_is_interrupted_comes_to_rest_is_judged_and_leaves_neither_process_nor_file():
-    before = directories()
+def test_a_soak_that_is_interrupted_comes_to_rest_is_judged_and_leaves_neither_process_nor_file(temporary):
     soak = subprocess.Popen(
-        [*SOAK, "--minutes", "60", *SOON], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*SOAK, "--minutes", "60", *SOON],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
     )
     try:
         for line in soak.stderr:
@@ -43,4 +50,4 @@ def test_a_soak_that_is_interrupted_comes_to_rest_is_judged_and_leaves_neither_p
     assert data["clients"]["done"]["calls"] > 0
     for rule in ("activate", "port", "exit", "live", "gone", "counts", "system", "rows", "log", "end"):
         assert data["rules"][rule]["held"], rule
-    assert directories() <= before
+    assert not list(temporary.iterdir())

@@ -95,6 +95,7 @@ class RequestHead:
     def _decide(self) -> None:
         hosts = 0
         connection = b""
+        unmet = False
         for name, value in self.headers:
             if name == b"host":
                 hosts += 1
@@ -106,8 +107,7 @@ class RequestHead:
             elif name == b"connection":
                 connection += b"," + value
             elif name == b"expect":
-                if value.lower() != b"100-continue":
-                    raise BadRequest("an expectation that cannot be met", 417)
+                unmet = unmet or value.lower() != b"100-continue"
                 self.marks |= CONTINUE
             elif mark := _MARKS.get(name):
                 self.marks |= mark
@@ -117,6 +117,8 @@ class RequestHead:
             raise BadRequest("two Host headers")
         if self.chunked and self.version < (1, 1):
             raise BadRequest("Transfer-Encoding in HTTP/1.0")
+        if unmet:
+            raise BadRequest("an expectation that cannot be met", 417)
         if connection:
             wishes = [wish.strip() for wish in connection.lower().split(b",")]
             if b"close" in wishes:

@@ -185,7 +185,7 @@ class AsyncControlBlock(ControlBlock):
         self._use().stream_body(receive, ended)
 
     def pause_body(self) -> None:
-        """Read nothing from the client for now: real backpressure."""
+        """Read nothing from the client until `resume_body`: real backpressure."""
         self._use().pause_body()
 
     def resume_body(self) -> None:
